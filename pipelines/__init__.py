@@ -1,1 +1,1 @@
-"""Prefect flows and nothing else: each task calls one function of lobsmith."""
+"""Prefect flows; each task calls one function of lobsmith."""

@@ -1,4 +1,4 @@
-"""The reconcile flow: what MLflow's aliases ask for is served."""
+"""The reconcile flow: makes the repository follow MLflow's aliases."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ from lobsmith.serving.running import running_server
 from lobsmith.workspace import Workspace
 
 LONGEST_S = 1800
-"""A run that takes longer is ended; the next one goes on."""
+"""A longer run is ended; the next one continues."""
 
 
 def lost_the_lease(_task: object, _run: object, state: State[Any]) -> bool:
-    """Say whether a task failed because a rollback, which waits for no other writer, seized the repository's lease."""
+    """Return whether a task failed because a rollback seized the repository's lease."""
     return isinstance(state.data, LeaseLostError)
 
 
@@ -32,18 +32,18 @@ def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: b
     """Make the repository follow the aliases."""
     with stage("follow the registry") as note:
         release = Release(workspace, params, running_server(workspace, params), who)
-        done = follow(release, params.model.name, retry=retry)
-        _alert(workspace, done)
-        note(done.words() or "as wanted")
-        return done
+        reconciled = follow(release, params.model.name, retry=retry)
+        _alert(workspace, reconciled)
+        note(reconciled.words() or "as wanted")
+        return reconciled
 
 
-def _alert(workspace: Workspace, done: Reconciled) -> None:
-    if done.unscored:
-        version, reason = max(done.unscored.items())
-        fire(workspace, NO_SCORE, done.model, f"clients of {version} cannot score their own rows: {reason}")
+def _alert(workspace: Workspace, reconciled: Reconciled) -> None:
+    if reconciled.unscored:
+        version, reason = max(reconciled.unscored.items())
+        fire(workspace, NO_SCORE, reconciled.model, f"clients of {version} cannot score their own rows: {reason}")
     else:
-        resolve(workspace, NO_SCORE, done.model)
+        resolve(workspace, NO_SCORE, reconciled.model)
 
 
 @task(name="build and publish plans", retries=1, retry_condition_fn=lost_the_lease)
@@ -58,16 +58,16 @@ def build_plans_of(workspace: Workspace, params: Params, version: int) -> str:
 
 
 def follow_and_build(workspace: Workspace, params: Params, who: str) -> tuple[Reconciled, str]:
-    """Reconcile, and build the plans of what was promoted; return what came of both."""
-    done = follow_the_registry(workspace, params, who)
-    if done.promoted is None:
-        return done, "no plans: nothing was promoted"
-    return done, build_plans_of(workspace, params, done.promoted)
+    """Reconcile, and build the plans of a promoted version; return both results."""
+    reconciled = follow_the_registry(workspace, params, who)
+    if reconciled.promoted is None:
+        return reconciled, "no plans: nothing was promoted"
+    return reconciled, build_plans_of(workspace, params, reconciled.promoted)
 
 
 @flow(name="reconcile", log_prints=False, timeout_seconds=LONGEST_S)
 def reconcile(root: str = ".", overrides: Mapping[str, Any] | None = None) -> Reconciled:
-    """Promote, publish and retire until the repository is what the registry wants.
+    """Promote, publish and undeploy until the repository matches the registry's aliases.
 
     Args:
         root: the project's folder, with `params.yaml`.

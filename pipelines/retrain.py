@@ -1,4 +1,4 @@
-"""The retrain flow: market data in, a proven candidate out; the first one of all is promoted at once."""
+"""The retrain flow: from market data to a validated candidate; a model's first version is promoted at once."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -33,7 +33,7 @@ from lobsmith.progress import Note, console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.reconcile.requests import in_service, note_serving, register_challenger
-from lobsmith.release.registry.aliases import SERVING, Registered
+from lobsmith.release.registry.aliases import SERVING
 from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -60,11 +60,10 @@ _LEASE_S = 120.0
 
 
 class Retrained(Struct, frozen=True, kw_only=True):
-    """What a retrain leaves behind.
+    """Result of a retrain.
 
-    `model` and `version` are the Triton model that holds the result and its version there: the production model after
-    PROMOTED and IN_SERVICE, the candidate slot after CANDIDATE. After SKIPPED there is no version, and `reason` says
-    why.
+    `model` and `version` name the Triton model: the production model after PROMOTED and IN_SERVICE, the candidate
+    deployment after CANDIDATE. After SKIPPED there is no version, and `reason` says why.
     """
 
     outcome: str
@@ -81,19 +80,19 @@ class Retrained(Struct, frozen=True, kw_only=True):
 
 
 PROMOTED, CANDIDATE, IN_SERVICE, SKIPPED = "promoted", "candidate", "in service", "skipped"
-"""Outcomes. IN_SERVICE: training has led to the very bits that are in production already."""
+"""Outcomes. IN_SERVICE: training gave the same bits as the active version."""
 
 
 @task(name="ingest market data")
 def ingest_market_data(workspace: Workspace, params: Params, captures: list[Path] | None, directory: Path) -> None:
-    """Read recorded files, or what a live feed has left, or simulate, into the run's store."""
-    with stage("ingest market data") as note, ExitStack() as held:
+    """Ingest files, a live feed's captures, or a simulation into the run's store."""
+    with stage("ingest market data") as note, ExitStack() as feeds:
         if not captures and params.data.source == LIVE:
             feed = captured_feed(workspace.captures, directory / "captures", params.window)
-            captures = held.enter_context(feed)
-        done = ingest(params.data, captures, directory / MARKET)
-        note("; ".join(_summary(name, one.accounting) for name, one in done.done.items()))
-    for name, error in done.failed.items():
+            captures = feeds.enter_context(feed)
+        ingested = ingest(params.data, captures, directory / MARKET)
+        note("; ".join(_summary(name, instrument.accounting) for name, instrument in ingested.done.items()))
+    for name, error in ingested.failed.items():
         console.print(f"[red]left out[/red] {name}: {error}")
 
 
@@ -107,51 +106,51 @@ def _summary(name: str, a: Accounting) -> str:
 
 @task(name="validate market data")
 def validate_market_data(params: Params, directory: Path) -> Validated:
-    """Hold every instrument against the data contract."""
+    """Check every instrument against the data contract."""
     with stage("validate market data") as note:
-        done = validate(params, directory / MARKET, directory)
-        note(f"tradable: {', '.join(done.tradable)}; {directory / EVENTS_DOCS / 'index.html'}")
-    for name, error in done.left_out.items():
+        validated = validate(params, directory / MARKET, directory)
+        note(f"tradable: {', '.join(validated.tradable)}; {directory / EVENTS_DOCS / 'index.html'}")
+    for name, error in validated.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    return done
+    return validated
 
 
 @task(name="compute features")
 def compute_features(params: Params, directory: Path, validated: Validated) -> tuple[tuple[Verdict, ...], str]:
-    """Turn the market data into labelled rows, hold them against the contract.
+    """Compute labelled rows and check them against the contract.
 
     Returns:
-        All verdicts on the data, and what tells this training from others.
+        All verdicts on the data, and the id of the window.
     """
     with stage("compute features") as note:
         built = build_features(params, directory / MARKET, directory, validated.tradable)
         verdict = validate_features(params, built, directory)
-        note("; ".join(f"{name}: {len(one.rows):,} rows" for name, one in built.datasets.items()))
+        note("; ".join(f"{name}: {len(dataset.rows):,} rows" for name, dataset in built.datasets.items()))
     for name, error in built.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
-    learnt = built.datasets.values() if params.train.pool else [built.chosen]
-    window = window_id(params, [one.data_fingerprint for one in learnt], git_commit(directory))
+    trained = built.datasets.values() if params.train.pool else [built.chosen]
+    window = window_id(params, [dataset.data_fingerprint for dataset in trained], git_commit(directory))
     return (*validated.verdicts[str(built.chosen.instrument)], verdict), window
 
 
-@task(name="hold the window against the newest data")
-def hold_against_the_newest(workspace: Workspace, params: Params, directory: Path) -> tuple[Verdict, ...]:
-    """Refuse a window of a market that has gone, or of a broken feed, before training is paid for.
+@task(name="check drift since the training window")
+def check_window_drift(workspace: Workspace, params: Params, directory: Path) -> tuple[Verdict, ...]:
+    """Refuse a window of a market that has gone, or of a broken feed, before training.
 
     Raises:
-        GateError: it is one.
+        GateError: a gate refuses it.
     """
-    with stage("hold the window against the newest data") as note:
+    with stage("check drift since the training window") as note:
         windows = map(load_dataset, training_datasets(params, directory))
         verdicts = judge_windows(workspace, params, windows, directory)
-        note("; ".join(f"{one.gate}: {one.evidence.get('finding') or one}" for one in verdicts))
+        note("; ".join(f"{verdict.gate}: {verdict.evidence.get('finding') or verdict}" for verdict in verdicts))
         require(verdicts)
         return verdicts
 
 
 @task(name="describe the training window")
 def describe_training_window(params: Params, directory: Path) -> None:
-    """Keep what drift is told by: rows of the training window, and a score of how unlike it others are."""
+    """Write the reference window and the reference score."""
     with stage("describe the training window") as note:
         note(str(describe_window(params, directory)))
 
@@ -175,7 +174,7 @@ def _show_epoch(note: Note, params: Params, epoch: Epoch) -> None:
 
 @task(name="compress and export")
 def compress_and_export(params: Params, directory: Path) -> Compressed:
-    """Prune, quantise and export; take the fastest candidate that loses little enough."""
+    """Prune, quantise and export; take the fastest candidate within the loss budget."""
     with stage("compress and export") as note:
         summary = compress(params, directory, on_progress=note)
         note(
@@ -187,22 +186,22 @@ def compress_and_export(params: Params, directory: Path) -> Compressed:
 
 @task(name="evaluate and gate")
 def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
-    """Score on held-out rows and ask the gates."""
+    """Evaluate on held-out rows and run the gates."""
     with stage("evaluate and gate") as note:
         result = evaluate(params, directory, on_train=note)
         note("; ".join(str(verdict) for verdict in result.verdicts))
         return result
 
 
-@task(name="measure what is usual")
-def measure_what_is_usual(params: Params, directory: Path) -> None:
-    """Keep what windows of the training data show of drift where there is none, for the first looks at the version."""
-    with stage("measure what is usual") as note:
+@task(name="measure the null distribution")
+def measure_null_distribution(params: Params, directory: Path) -> None:
+    """Write the null distribution of the training window, for the first checks of the version."""
+    with stage("measure the null distribution") as note:
         note(str(measure_null(params, directory)))
 
 
-@task(name="record in MLflow", retries=2, retry_delay_seconds=5)
-def record_in_mlflow(
+@task(name="log to MLflow", retries=2, retry_delay_seconds=5)
+def log_to_mlflow(
     workspace: Workspace,
     params: Params,
     evaluation: Evaluation,
@@ -211,15 +210,15 @@ def record_in_mlflow(
     window: str,
 ) -> RunRef:
     """Log parameters, metrics, reports and the model, and register it."""
-    with stage("record in MLflow") as note:
+    with stage("log to MLflow") as note:
         run = log_run(
             workspace,
             experiment=params.model.name,
             run_name=directory.name,
             params=as_table(params),
             metrics=evaluation.metrics(),
-            history=[{"train_loss": one.train_loss, "validation_loss": one.validation_loss} for one in history],
-            artifacts=[directory / one for one in (EVALUATION, REPORT, WEIGHTS, SUMMARY)],
+            history=[{"train_loss": epoch.train_loss, "validation_loss": epoch.validation_loss} for epoch in history],
+            artifacts=[directory / name for name in (EVALUATION, REPORT, WEIGHTS, SUMMARY)],
             model_path=directory / MODEL,
             model_name=params.model.name,
             tags={"data_fingerprint": evaluation.data_fingerprint, WINDOW: window},
@@ -238,7 +237,7 @@ def publish_candidate(
     run: RunRef,
     directory: Path,
 ) -> Manifest:
-    """Prove the candidate in a process of its own, have a running server load it, and ask for its judgement."""
+    """Validate the candidate in a child process, deploy it to a running server, and request its shadow evaluation."""
     model = params.model.name
     with stage("publish candidate") as note:
         artifact = Artifact(
@@ -252,7 +251,7 @@ def publish_candidate(
             reference_path=directory / REFERENCE,
             score_path=directory / SCORE,
             null_path=directory / NULL,
-            instruments=learnt_instruments(params, evaluation, directory),
+            instruments=trained_instruments(params, evaluation, directory),
             data_fingerprint=evaluation.data_fingerprint,
             verdicts=(*data_verdicts, *evaluation.verdicts),
             metrics=evaluation.metrics(),
@@ -264,15 +263,15 @@ def publish_candidate(
         return manifest
 
 
-def learnt_instruments(params: Params, evaluation: Evaluation, directory: Path) -> tuple[Instrument, ...]:
-    """Return the instruments that a run has trained on, the evaluated one first."""
+def trained_instruments(params: Params, evaluation: Evaluation, directory: Path) -> tuple[Instrument, ...]:
+    """Return the instruments that a run was trained on, the evaluated one first."""
     if not params.train.pool:
         return (evaluation.instrument,)
     return tuple(load_dataset(path).instrument for path in training_datasets(params, directory))
 
 
 def run_to_resume(workspace: Workspace, name: str) -> Path:
-    """Return the folder of a run whose market data are whole.
+    """Return the folder of a run with validated market data.
 
     Raises:
         DataError: there is no such run, or it was killed before its data were validated.
@@ -299,12 +298,12 @@ def retrain(
 
     Args:
         root: the project's folder, with `params.yaml`.
-        captures: recorded files, read in order as one stream; None takes what `params.yaml` names.
+        captures: captured files, read in order as one stream; None takes those of `params.yaml`.
         overrides: parameters to replace, keyed by dotted name.
-        resume: name of a run that was killed; its market data are kept, and training goes on from its last epoch.
+        resume: name of a killed run; its market data are kept, and training continues after its last epoch.
         force: train although the same window was trained with the same parameters before.
-        scheduled: end as skipped, instead of failing, where another run trains, where one has trained a newer window
-            since this one was due, or where a live feed has not been captured for long enough yet.
+        scheduled: end as skipped, instead of failing, where another run trains, where a newer window was trained since
+            this run was due, or where a live feed has not been captured for long enough.
         demo: a demonstration's run: its version may be replaced by that of another one.
 
     Raises:
@@ -323,14 +322,14 @@ def retrain(
         if scheduled and (newer := newer_than(workspace, model, flow_run.scheduled_start_time)):
             return skipped(model, newer)
         try:
-            return train_and_nominate(workspace, params, captures, resume, force=force or bool(resume), demo=demo)
+            return train_and_register(workspace, params, captures, resume, force=force or bool(resume), demo=demo)
         except ThinWindowError as error:
             if not scheduled or params.data.source != LIVE:
                 raise
             return skipped(model, str(error))
 
 
-def train_and_nominate(
+def train_and_register(
     workspace: Workspace,
     params: Params,
     captures: list[str] | None,
@@ -339,7 +338,7 @@ def train_and_nominate(
     force: bool,
     demo: bool = False,
 ) -> Retrained:
-    """Do what the flow does, once nobody else does it."""
+    """Run the flow under its lease."""
     model = params.model.name
     if resume:
         directory = run_to_resume(workspace, resume)
@@ -350,14 +349,15 @@ def train_and_nominate(
     validated = validate_market_data(params, directory)
     data_verdicts, window = compute_features(params, directory, validated)
     if not force and (before := already_trained(workspace, model, window)):
-        return skipped(model, f"the same window was trained before: {_described(before)}; --force trains it again")
-    data_verdicts += hold_against_the_newest(workspace, params, directory)
+        registered = f"registry:{before.version}, {before.tags.get(SERVING)}"
+        return skipped(model, f"the same window was trained before: {registered}; --force trains it again")
+    data_verdicts += check_window_drift(workspace, params, directory)
     describe_training_window(params, directory)
     history = train_network(params, directory)
     summary = compress_and_export(params, directory)
     evaluation = evaluate_and_gate(params, directory)
-    measure_what_is_usual(params, directory)
-    run = record_in_mlflow(workspace, params, evaluation, history, directory, window)
+    measure_null_distribution(params, directory)
+    run = log_to_mlflow(workspace, params, evaluation, history, directory, window)
     settings = {
         "run_directory": str(directory),
         "report": str(directory / REPORT),
@@ -373,16 +373,18 @@ def train_and_nominate(
     if Repository.of(workspace).active(model) is not None:
         reason = "it waits for the verdict of live traffic"
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
-    done, plans = follow_and_build(workspace, params, "retrain flow")
-    if done.promoted is None:
-        reason = done.away or "; ".join(done.refused.values()) or "the registry's aliases ask for something else"
+    reconciled, plans = follow_and_build(workspace, params, "retrain flow")
+    if reconciled.promoted is None:
+        reason = (
+            reconciled.away or "; ".join(reconciled.refused.values()) or "the registry's aliases ask for something else"
+        )
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
     reason = "nothing was in service to compare it with, and its gates have passed"
-    return _retrained(workspace, PROMOTED, reason, model, done.promoted, {**settings, "plans": plans})
+    return _retrained(workspace, PROMOTED, reason, model, reconciled.promoted, {**settings, "plans": plans})
 
 
 def skipped(model: str, reason: str) -> Retrained:
-    """End a run as skipped; its reason is in Prefect's page too."""
+    """End a run as skipped, with the reason on Prefect's page."""
     console.print(f"skipped: {reason}")
     result = Retrained(outcome=SKIPPED, reason=reason, model=model)
     # Prefect takes a state that a flow returns for the run's own, and hands its data to the caller.
@@ -390,7 +392,7 @@ def skipped(model: str, reason: str) -> Retrained:
 
 
 def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
-    """Say which candidate has been made since a run was due: of late runs, only the first has anything to do."""
+    """Return which candidate was trained since a run was due: of several late runs only the first is needed."""
     deployment, due_ns = candidate_model(model), clock.from_wall(int(due.timestamp() * NS_PER_S))
     made = [
         entry
@@ -401,10 +403,6 @@ def newer_than(workspace: Workspace, model: str, due: datetime) -> str | None:
         return None
     at, due = (datetime.fromtimestamp(ns / NS_PER_S, UTC) for ns in (made[-1].time_ns, due_ns))
     return f"this run was due at {due:%Y-%m-%d %H:%M:%S}; a newer window was trained by {at:%Y-%m-%d %H:%M:%S} UTC"
-
-
-def _described(before: Registered) -> str:
-    return f"registry:{before.version}, {before.tags.get(SERVING)}"
 
 
 def _retrained(

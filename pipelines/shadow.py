@@ -1,4 +1,4 @@
-"""The shadow flow: a candidate beside the active version on the same live rows, until it is promoted or rejected."""
+"""The shadow flow: a candidate beside the active version on the same live rows, until promoted or rejected."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,11 +26,11 @@ from pipelines.reconcile import follow_and_build
 
 NO_ROW = "no row was put to both yet"
 LONGEST_S = 1800
-"""A run that takes longer is ended; the next one judges again."""
+"""A longer run is ended; the next one evaluates again."""
 
 
 class Shadowed(Struct, frozen=True, kw_only=True):
-    """What came of one look at a candidate; without a decision there was nothing to judge."""
+    """Result of the shadow flow; without a decision there was nothing to evaluate."""
 
     model: str
     active: int | None
@@ -40,20 +40,20 @@ class Shadowed(Struct, frozen=True, kw_only=True):
     verdict: LiveVerdict | None = None
 
 
-@task(name="find the candidate")
-def find_the_candidate(workspace: Workspace, model: str) -> Pair | str:
-    """Return the active version, the candidate and its registered version, or why there is nothing to judge."""
+@task(name="find the pair")
+def find_pair(workspace: Workspace, model: str) -> Pair | str:
+    """Return the champion/challenger pair, or why there is none."""
     return pair_of(workspace, model)
 
 
 @task(name="judge the candidate")
-def judge(workspace: Workspace, params: Params, pair: Pair, sources: Sources) -> LiveVerdict | None:
-    """Compare what both answered since the candidate was published, as far as both can know the market."""
+def evaluate(workspace: Workspace, params: Params, pair: Pair, sources: Sources) -> LiveVerdict | None:
+    """Compare both versions on rows since the candidate was published."""
     with stage("judge the candidate") as note:
         if not pair.candidate.shares_a_market_with(pair.active):
             note("it has learnt no instrument that the active version has")
             return None
-        judged = evaluate_candidate(
+        evaluation = evaluate_candidate(
             workspace,
             params,
             params.model.name,
@@ -62,33 +62,33 @@ def judge(workspace: Workspace, params: Params, pair: Pair, sources: Sources) ->
             since_ns=pair.candidate.created_ns,
             sources=sources,
         )
-        note(NO_ROW if judged is None else f"{judged.verdict.decision}: {judged.verdict.reason}")
-    return None if judged is None else judged.verdict
+        note(NO_ROW if evaluation is None else f"{evaluation.verdict.decision}: {evaluation.verdict.reason}")
+    return None if evaluation is None else evaluation.verdict
 
 
-@task(name="hold the candidate's window against the shadow period")
-def hold_against_the_period(
+@task(name="check drift since the candidate's training window")
+def check_period_drift(
     workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict, sources: Sources
 ) -> LiveVerdict:
-    """Let nothing be promoted that has learnt another market than that of its shadow period."""
-    with stage("hold the candidate's window against the shadow period") as note:
-        judged = verdict.beside_market(judge_period(workspace, params, pair.candidate, sources=sources))
-        note(f"{judged.decision}: {judged.reason}")
-        return judged
+    """Refuse a promotion whose training window differs from the market of its shadow period."""
+    with stage("check drift since the candidate's training window") as note:
+        with_market = verdict.beside_market(judge_period(workspace, params, pair.candidate, sources=sources))
+        note(f"{with_market.decision}: {with_market.reason}")
+        return with_market
 
 
-@task(name="look for clients that wait for the candidate")
-def look_for_its_clients(workspace: Workspace, params: Params, pair: Pair) -> Unopposed | None:
-    """Say whether the candidate has nothing to be compared with, although clients ask for it."""
-    with stage("look for clients that wait for the candidate") as note:
-        found = unopposed(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
-        note("none" if found is None else found.reason)
-        return found
+@task(name="find clients that wait for the candidate")
+def find_waiting_clients(workspace: Workspace, params: Params, pair: Pair) -> Unopposed | None:
+    """Return whether the candidate cannot be compared although clients ask for it."""
+    with stage("find clients that wait for the candidate") as note:
+        outcome = unopposed(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
+        note("none" if outcome is None else outcome.reason)
+        return outcome
 
 
 @task(name="act on the verdict")
 def act(workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict) -> bool:
-    """Note the verdict on the registered version, and move the aliases as it says; False where it came too late."""
+    """Tag the registered version with the verdict and move the aliases; False where these have changed meanwhile."""
     model, challenger = params.model.name, pair.challenger.version
     tag(workspace, model, challenger, {SHADOW: msgspec.json.encode(verdict.as_verdict()).decode()})
     create_markdown_artifact(key="shadow", markdown=as_markdown(verdict), description=f"registry:{challenger}")
@@ -102,30 +102,30 @@ def as_markdown(verdict: LiveVerdict) -> str:
     return f"# {verdict.judged}: {verdict.decision}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
 
 
-def judge_and_act(
+def evaluate_and_act(
     workspace: Workspace, params: Params, pair: Pair, sources: Sources
 ) -> tuple[str | None, str, LiveVerdict | None]:
-    """Do what the flow does where there is a pair; return the decision, why, and the verdict where there is one."""
+    """Evaluate a pair and act on it; return the decision, the reason, and the verdict if there is one."""
     repository = Repository.of(workspace)
     with (
         repository.reading(pair.active.model, pair.active.version),
         repository.reading(pair.candidate.model, pair.candidate.version),
     ):
-        verdict = judge(workspace, params, pair, sources)
+        verdict = evaluate(workspace, params, pair, sources)
         if verdict is not None and verdict.decision == PROMOTE:
-            verdict = hold_against_the_period(workspace, params, pair, verdict, sources)
+            verdict = check_period_drift(workspace, params, pair, verdict, sources)
     if verdict is not None:
-        decision, reason, done = verdict.decision, verdict.reason, act(workspace, params, pair, verdict)
+        decision, reason, acted = verdict.decision, verdict.reason, act(workspace, params, pair, verdict)
     else:
-        found = look_for_its_clients(workspace, params, pair)
-        if found is None or not found.promote:
-            return None, NO_ROW if found is None else found.reason, None
-        decision, reason, done = (
+        outcome = find_waiting_clients(workspace, params, pair)
+        if outcome is None or not outcome.promote:
+            return None, NO_ROW if outcome is None else outcome.reason, None
+        decision, reason, acted = (
             PROMOTE,
-            found.reason,
-            promote_on_gates(workspace, params, params.model.name, pair, found.reason),
+            outcome.reason,
+            promote_on_gates(workspace, params, params.model.name, pair, outcome.reason),
         )
-    if not done:
+    if not acted:
         return None, f"aliases or versions have changed meanwhile; it was: {reason}", verdict
     if decision in (PROMOTE, REJECT):
         follow_and_build(workspace, params, "shadow flow")
@@ -134,10 +134,10 @@ def judge_and_act(
 
 @flow(name="shadow", log_prints=False, timeout_seconds=LONGEST_S)
 def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> Shadowed:
-    """Judge the candidate on all live rows so far; promote or reject it, or go on watching.
+    """Evaluate the candidate on all live rows so far; promote it, reject it, or go on.
 
-    One that no row can be put to beside the active version is promoted on its gates, where clients wait for it and none
-    would lose its answers.
+    A candidate that no row can be compared for is promoted on its gates, where clients wait for it and none would lose
+    its answers.
 
     Args:
         root: the project's folder, with `params.yaml`.
@@ -149,11 +149,11 @@ def shadow(root: str = ".", overrides: Mapping[str, Any] | None = None, sources:
     model, repository = params.model.name, Repository.of(workspace)
     decision = verdict = None
     try:
-        pair = find_the_candidate(workspace, model)
+        pair = find_pair(workspace, model)
         if isinstance(pair, str):
             reason = pair
         else:
-            decision, reason, verdict = judge_and_act(workspace, params, pair, sources)
+            decision, reason, verdict = evaluate_and_act(workspace, params, pair, sources)
     except VersionGoneError as error:
         reason = str(error)
     return Shadowed(

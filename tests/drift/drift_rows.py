@@ -1,4 +1,4 @@
-"""Rows of features that remember, as drift is looked for in them."""
+"""Rows of autocorrelated features, for drift checks."""
 
 import numpy as np
 from scipy.signal import lfilter

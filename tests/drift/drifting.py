@@ -33,5 +33,5 @@ def noise(rows: int, seed: int = 0, memory: float = 0.9) -> RawRows:
 
 
 def reference_of(*rows: RawRows) -> Reference:
-    scaling = fit_scaling(np.concatenate([one.raw for one in rows]))
-    return Reference({f"venue:{number}": one for number, one in enumerate(rows)}, scaling, EVERY_MS)
+    scaling = fit_scaling(np.concatenate([raw_rows.raw for raw_rows in rows]))
+    return Reference({f"venue:{number}": raw_rows for number, raw_rows in enumerate(rows)}, scaling, EVERY_MS)

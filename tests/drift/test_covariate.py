@@ -56,12 +56,12 @@ def changed(rows: RawRows, column: int, shift: float) -> RawRows:
 
 
 def test_a_shift_is_found_and_named(tmp_path: Path, known: bytes) -> None:
-    found = check(changed(market(SECONDS), 3, 3.0), tmp_path / "past.jsonl", known)
-    assert found.finding is Finding.DRIFT
-    assert found.moved[0].name == "feature_3"
-    assert found.past >= 40
-    assert found.value
-    assert found.value > max(found.null)
+    verdict = check(changed(market(SECONDS), 3, 3.0), tmp_path / "past.jsonl", known)
+    assert verdict.finding is Finding.DRIFT
+    assert verdict.moved[0].name == "feature_3"
+    assert verdict.past >= 40
+    assert verdict.value
+    assert verdict.value > max(verdict.null)
 
 
 def test_the_same_market_is_none(tmp_path: Path, known: bytes) -> None:
@@ -69,17 +69,17 @@ def test_the_same_market_is_none(tmp_path: Path, known: bytes) -> None:
 
 
 def test_a_constant_feature_is_no_drift_and_has_not_moved(tmp_path: Path, known_at_rest: bytes) -> None:
-    found = check(at_rest(), tmp_path / "past.jsonl", known_at_rest)
-    still = next(one for one in found.moved if one.name == "feature_2")
-    assert found.finding is Finding.NO_DRIFT
+    verdict = check(at_rest(), tmp_path / "past.jsonl", known_at_rest)
+    still = next(shift for shift in verdict.moved if shift.name == "feature_2")
+    assert verdict.finding is Finding.NO_DRIFT
     assert (still.wasserstein, still.importance) == (0.0, 0.0)
     assert still.psi < 0.01
 
 
 def test_a_constant_that_becomes_another_is_drift(tmp_path: Path, known_at_rest: bytes) -> None:
-    found = check(changed(at_rest(), 2, 1.0), tmp_path / "past.jsonl", known_at_rest)
-    assert found.finding is Finding.DRIFT
-    assert found.moved[0].name == "feature_2"
+    verdict = check(changed(at_rest(), 2, 1.0), tmp_path / "past.jsonl", known_at_rest)
+    assert verdict.finding is Finding.DRIFT
+    assert verdict.moved[0].name == "feature_2"
 
 
 def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 
 
 def test_too_little_past_is_never_no_drift(tmp_path: Path) -> None:
-    found = check(market(OLD + 20 * NEW), tmp_path / "past.jsonl")
-    assert found.finding is Finding.INSUFFICIENT
-    assert found.past == 19
-    assert found.value is not None
+    verdict = check(market(OLD + 20 * NEW), tmp_path / "past.jsonl")
+    assert verdict.finding is Finding.INSUFFICIENT
+    assert verdict.past == 19
+    assert verdict.value is not None
 
 
 def test_too_few_recent_rows_are_missing_data(tmp_path: Path) -> None:
@@ -101,17 +101,17 @@ def test_too_few_recent_rows_are_missing_data(tmp_path: Path) -> None:
     assert check(thin, tmp_path / "past.jsonl").finding is Finding.MISSING
 
 
-def test_a_look_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path, known: bytes) -> None:
+def test_a_check_measures_so_many_pairs_and_the_next_goes_on(tmp_path: Path, known: bytes) -> None:
     rows = market(SECONDS)
     first = check(rows, tmp_path / "past.jsonl", pairs_a_look=25)
     second = check(rows, tmp_path / "past.jsonl", pairs_a_look=25)
     assert (first.finding, first.past) == (Finding.INSUFFICIENT, 25)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 45)
-    # As if one look had measured all of them.
+    # As if one check had measured all of them.
     assert second == check(rows, tmp_path / "other.jsonl", known)
 
 
-def test_drift_does_not_become_usual(tmp_path: Path) -> None:
+def test_drift_stays_out_of_the_null_distribution(tmp_path: Path) -> None:
     rows = market(SECONDS + 4 * NEW)
     raw = rows.raw.copy()
     raw[SECONDS:, 3] += 3.0
@@ -120,12 +120,12 @@ def test_drift_does_not_become_usual(tmp_path: Path) -> None:
     store = PastStore(tmp_path / "past.jsonl")
     for end in range(SECONDS + NEW, SECONDS + 4 * NEW + 1, NEW):
         recent = rows.between((end - NEW) * S, end * S)
-        found = check_covariate_drift(
+        verdict = check_covariate_drift(
             old, recent, rows.between(0, end * S), SCALING, store, drift_params(), level=0.05, names=NAMES, gap_s=0
         )
-        assert found.finding is Finding.DRIFT
+        assert verdict.finding is Finding.DRIFT
 
 
-def test_the_budget_of_a_day_is_shared_by_its_looks() -> None:
+def test_the_budget_of_a_day_is_shared_by_its_checks() -> None:
     params = drift_params(false_alarms_a_day=2.0, look_s=300.0)
     assert check_level(params) * 3 * 86_400 / 300 == pytest.approx(2.0)

@@ -29,9 +29,9 @@ def test_auc_is_the_chance_of_a_higher_score(drawn: list[tuple[int, bool]]) -> N
 def test_the_same_rows_give_the_same_bits_and_no_setting_is_left_behind() -> None:
     old, new, scaling = windows()
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    one, two = (fit_discriminator(old, new, scaling, PARAMS) for _ in range(2))
-    assert one.scores.tobytes() == two.scores.tobytes()
-    assert one.importance(3).tobytes() == two.importance(3).tobytes()
+    left, right = (fit_discriminator(old, new, scaling, PARAMS) for _ in range(2))
+    assert left.scores.tobytes() == right.scores.tobytes()
+    assert left.importance(3).tobytes() == right.importance(3).tobytes()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), state)
 
@@ -49,23 +49,23 @@ def test_it_tells_apart_what_differs_and_nothing_else() -> None:
 def test_a_scale_that_doubles_is_seen_though_no_mean_moves() -> None:
     old, new, scaling = windows()
     new[:, 4] *= 3
-    found = fit_discriminator(old, new, scaling, PARAMS)
-    assert found.auc > 0.65
-    assert int(found.importance(0).argmax()) == 4
+    discriminator = fit_discriminator(old, new, scaling, PARAMS)
+    assert discriminator.auc > 0.65
+    assert int(discriminator.importance(0).argmax()) == 4
 
 
 def test_rows_are_bounded_and_blocks_are_of_time() -> None:
     old, new, scaling = windows()
-    found = fit_discriminator(old, new, scaling, PARAMS)
-    assert found.recent.sum() == 200
-    assert len(found.rows) == 700
-    for window in (found.block[~found.recent], found.block[found.recent]):
+    discriminator = fit_discriminator(old, new, scaling, PARAMS)
+    assert discriminator.recent.sum() == 200
+    assert len(discriminator.rows) == 700
+    for window in (discriminator.block[~discriminator.recent], discriminator.block[discriminator.recent]):
         assert (np.diff(window) >= 0).all()
         assert np.bincount(window).tolist() == [len(window) // 4] * 4
 
 
 def test_without_time_it_uses_what_it_has_and_says_so() -> None:
     old, new, scaling = windows()
-    found = fit_discriminator(old, new, scaling, PARAMS, seconds=0.0)
-    assert not found.finished
-    assert 0 <= found.auc <= 1
+    discriminator = fit_discriminator(old, new, scaling, PARAMS, seconds=0.0)
+    assert not discriminator.finished
+    assert 0 <= discriminator.auc <= 1

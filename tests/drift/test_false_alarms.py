@@ -10,8 +10,8 @@ from benchmarks.studies.drift_false_alarms import EVIDENTLY, NAIVE, OURS, WAYS, 
 def test_a_market_that_has_not_changed_is_seldom_called_another(tmp_path: Path) -> None:
     output = tmp_path / "alarms.jsonl"
     results = measure((0.2, 5.0), series=3, pairs=4, jobs=1, ways=WAYS, output=output)
-    alarms = {way: sum(one["alarms"][way] for one in results) for way in (OURS, NAIVE, EVIDENTLY)}
-    assert sum(one["pairs"] for one in results) == 24
+    alarms = {way: sum(result["alarms"][way] for result in results) for way in (OURS, NAIVE, EVIDENTLY)}
+    assert sum(result["pairs"] for result in results) == 24
     assert alarms[OURS] <= 4
     assert alarms[NAIVE] >= 20
     assert alarms[EVIDENTLY] >= 12

@@ -69,9 +69,9 @@ def test_past_pairs_lie_on_a_grid_before_the_present_and_none_spans_a_gap() -> N
     rows = market(5000)
     kept = (rows.time_ns < 2500 * S) | (rows.time_ns >= 2600 * S)
     broken = RawRows(rows.time_ns[kept], (rows.time_ns[kept] >= 2600 * S).astype(np.int64), rows.raw[kept])
-    found = list(past_pairs(broken, LENGTHS, 1, 4600 * S))
-    assert [pair.from_ns // S for pair in found] == [at for at in range(4250, 1000, -250) if at != 2500]
-    for pair in found:
+    pairs = list(past_pairs(broken, LENGTHS, 1, 4600 * S))
+    assert [pair.from_ns // S for pair in pairs] == [at for at in range(4250, 1000, -250) if at != 2500]
+    for pair in pairs:
         assert int(pair.reference.time_ns[-1]) < pair.from_ns - 250 * S
         assert int(pair.recent.time_ns[-1]) < 4600 * S
 
@@ -80,10 +80,10 @@ def test_past_pairs_lie_on_a_grid_before_the_present_and_none_spans_a_gap() -> N
 @given(st.integers(0, 1000), st.floats(-3, 3))
 def test_a_p_value_is_no_smaller_than_the_rank_and_goes_on_beyond_it(seed: int, observed: float) -> None:
     null = np.random.default_rng(seed).normal(size=40)
-    found, rank = p_value(observed, null), (1 + (null >= observed).sum()) / 41
-    assert 0 < found <= 1
-    assert found >= rank - 1e-12 or observed > null.max()
-    assert p_value(observed + 1, null) <= found
+    p, rank = p_value(observed, null), (1 + (null >= observed).sum()) / 41
+    assert 0 < p <= 1
+    assert p >= rank - 1e-12 or observed > null.max()
+    assert p_value(observed + 1, null) <= p
     assert p_value(9.0, null) < 0.001
 
 
@@ -91,10 +91,10 @@ def test_p_values_are_no_smaller_than_even_where_nothing_is_wrong() -> None:
     generator = np.random.default_rng(0)
     slow = lfilter([np.sqrt(1 - 0.8**2)], [1.0, -0.8], generator.normal(size=(2000, 80)), axis=1)[:, -41:]
     for runs in (generator.normal(size=(2000, 41)), slow):
-        found = np.array([p_value(one[-1], one[:-1]) for one in runs])
+        p_values = np.array([p_value(run[-1], run[:-1]) for run in runs])
         for level in (0.001, 0.01, 0.05, 0.25):
-            assert (found <= level).mean() <= level + 3 * (level / 2000) ** 0.5
-    moves = np.array([shift_test(one[0], one[1:]).p_value for one in generator.lognormal(size=(400, 41, 5))])
+            assert (p_values <= level).mean() <= level + 3 * (level / 2000) ** 0.5
+    moves = np.array([shift_test(run[0], run[1:]).p_value for run in generator.lognormal(size=(400, 41, 5))])
     for level in (0.001, 0.01, 0.05, 0.25):
         assert (moves <= level).mean() <= level + 3 * (level / 400) ** 0.5
 
@@ -109,13 +109,13 @@ def test_values_that_depend_on_each_other_count_as_fewer() -> None:
 
 def test_the_feature_that_left_its_own_past_stands_out() -> None:
     past = np.random.default_rng(0).lognormal(np.log([0.05, 2.0, 0.3]), 0.3, (40, 3))
-    found = shift_test(np.array([0.4, 2.0, 0.3]), past)
-    assert int(found.deviations.argmax()) == 0
-    assert found.p_value < 0.01
+    shifts = shift_test(np.array([0.4, 2.0, 0.3]), past)
+    assert int(shifts.deviations.argmax()) == 0
+    assert shifts.p_value < 0.01
     assert shift_test(np.array([0.05, 2.0, 0.3]), past).p_value > 0.1
 
 
-def test_a_disk_that_refuses_past_pairs_stops_no_look(tmp_path, capsys):
+def test_a_disk_that_refuses_past_pairs_stops_no_check(tmp_path, capsys):
     store = PastStore(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").mkdir()
     store.add([Drifted(from_ns=1, until_ns=2)])

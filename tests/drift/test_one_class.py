@@ -109,16 +109,16 @@ def test_the_exported_graph_answers_like_the_network(
     score: ReferenceScore, exported: Scorer, rows: int, batch: int
 ) -> None:
     block = blocks(rows=rows)[:batch]
-    found = exported(block)
-    for ours, theirs in zip(score(torch.from_numpy(block)), found, strict=True):
+    outputs = exported(block)
+    for ours, theirs in zip(score(torch.from_numpy(block)), outputs, strict=True):
         np.testing.assert_allclose(theirs, ours.numpy(), rtol=1e-4)
-    assert found[0].shape == (batch, 1)
-    assert found[1].shape == (batch, COUNT)
+    assert outputs[0].shape == (batch, 1)
+    assert outputs[1].shape == (batch, COUNT)
 
 
 @pytest.mark.parametrize("rows", [16, 32, 50, 128, 256])
 def test_blocks_of_other_lengths_have_levels_of_their_own(exported: Scorer, rows: int) -> None:
-    """The mean of sixteen rows is further from the usual than that of 256."""
+    """The mean of sixteen rows is further from the expectation than that of 256."""
     found, _ = exported(blocks(rows=rows))
     assert 0.2 < np.median(found) < 0.6
     assert np.mean(found > 1) < 0.02

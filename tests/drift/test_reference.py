@@ -27,12 +27,12 @@ DRIFT = small_params().drift
 OTHER = Instrument(venue="simulator", symbol="OTHER", tick_size=0.1, lot_size=0.001)
 
 
-def equal(one: Reference, other: Reference) -> None:
-    assert (list(one.rows), one.every_ms) == (list(other.rows), other.every_ms)
-    for name, rows in one.rows.items():
+def equal(left: Reference, right: Reference) -> None:
+    assert (list(left.rows), left.every_ms) == (list(right.rows), right.every_ms)
+    for name, rows in left.rows.items():
         for column, array in vars(rows).items():
-            np.testing.assert_array_equal(array, getattr(other.rows[name], column))
-    for array, again in zip(one.scaling, other.scaling, strict=True):
+            np.testing.assert_array_equal(array, getattr(right.rows[name], column))
+    for array, again in zip(left.scaling, right.scaling, strict=True):
         np.testing.assert_array_equal(array, again)
 
 
@@ -50,11 +50,11 @@ def test_it_holds_complete_rows_thinned_by_their_time() -> None:
 
 
 def test_it_is_scaled_by_all_instruments_together() -> None:
-    one = simulated(3, 60)
-    shifted = replace(one, instrument=OTHER, rows=replace(one.rows, raw=one.rows.raw + 100))
-    both = freeze([one, shifted], DRIFT)
-    assert list(both.rows) == [str(one.instrument), str(OTHER)]
-    assert both.scaling.scale.min() > 10 * np.median(freeze([one], DRIFT).scaling.scale)
+    dataset = simulated(3, 60)
+    shifted = replace(dataset, instrument=OTHER, rows=replace(dataset.rows, raw=dataset.rows.raw + 100))
+    both = freeze([dataset, shifted], DRIFT)
+    assert list(both.rows) == [str(dataset.instrument), str(OTHER)]
+    assert both.scaling.scale.min() > 10 * np.median(freeze([dataset], DRIFT).scaling.scale)
 
 
 def test_a_scale_does_not_follow_each_move_of_the_price() -> None:
@@ -68,7 +68,7 @@ def test_the_wander_of_the_price_is_not_what_features_are_scaled_by() -> None:
     stream = FeatureStream(INSTRUMENT, small_params().features)
     market = Market(1)
     rows = [stream.push(market.advance(seconds)) for seconds in (1800.0, 5400.0, 5700.0)]
-    old, _, new = (one.raw[thinned(one.time, 500)] for one in rows)
+    old, _, new = (dataset.raw[thinned(dataset.time, 500)] for dataset in rows)
     scaling = fit_scaling(old)
     for name in ("spread", "bid_distance_1", "ask_distance_10"):
         at = NAMES.index(name)

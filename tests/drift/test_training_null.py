@@ -1,4 +1,4 @@
-"""What is usual within a training window, and the first looks that are compared with it."""
+"""The null distribution of a training window, and the first checks, which are ranked in it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -75,22 +75,26 @@ def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path
     rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
     first = check(rows, LEARNT_S + NEW_S, store, learnt)
     assert first.finding is Finding.NO_DRIFT
-    assert first.reason.endswith("among 30 windows of 100 s of the training data and 0 looks")
-    # The windows were measured at publication, this look is all that is new.
+    assert first.reason.endswith("among 30 windows of 100 s of the training data and 0 checks")
+    # The windows were measured at publication, this check is all that is new.
     assert list(store.measured(past_key(SCALING, PARAMS), LEFT_OUT)) == [LEARNT_S * S]
     second = check(rows, LEARNT_S + 2 * NEW_S, store, learnt)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 31)
-    assert "and 1 look" in second.reason
-    # A look whose rows are half those of the one before does not count a second time.
+    assert "and 1 check" in second.reason
+    # A check that shares half of its rows with the one before does not count again.
     overlapping = check(rows, LEARNT_S + 2 * NEW_S + NEW_S // 2, store, learnt)
     assert overlapping.past == 31
 
 
-def test_a_large_change_is_drift_at_the_first_look_and_does_not_become_usual(tmp_path: Path, learnt: Learnt) -> None:
+def test_a_large_change_is_drift_at_the_first_check_and_stays_out_of_the_null_distribution(
+    tmp_path: Path, learnt: Learnt
+) -> None:
     rows, store = shifted(market(LEARNT_S + 400), LEARNT_S, 3.0), PastStore(tmp_path / "past.jsonl")
     for number in (1, 2, 3):
-        found = check(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
-        assert (found.finding, found.past, found.moved[0].name) == (Finding.DRIFT, 30, "feature_3"), found.reason
+        verdict = check(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
+        assert (verdict.finding, verdict.past, verdict.moved[0].name) == (Finding.DRIFT, 30, "feature_3"), (
+            verdict.reason
+        )
 
 
 def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, learnt: Learnt) -> None:
@@ -102,12 +106,12 @@ def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, l
 
 
 def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(tmp_path: Path, learnt: Learnt) -> None:
-    slow = [structs.replace(one, auc=0.6 + 0.3 * at / 30) for at, one in enumerate(learnt.measured)]
-    found = check(
+    slow = [structs.replace(pair, auc=0.6 + 0.3 * at / 30) for at, pair in enumerate(learnt.measured)]
+    verdict = check(
         market(LEARNT_S + 400), LEARNT_S + NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows, slow)
     )
-    assert found.finding is Finding.INSUFFICIENT
-    assert "independent ones, fewer than 6" in found.reason
+    assert verdict.finding is Finding.INSUFFICIENT
+    assert "independent ones, fewer than 6" in verdict.reason
 
 
 SHOWN = answers(times(3200, seed=1), 0.5, seed=1)
@@ -116,7 +120,7 @@ FIRST = SHOWN.time_ns < SHOWN.time_ns[0] + 1600 * S
 
 @pytest.fixture(scope="module")
 def null() -> TrainingNull:
-    """What is usual of the answers of half an hour, and of rows that are too few for any window."""
+    """The null distribution of half an hour of answers, and of rows that are too few for any window."""
     few = market(200)
     reference = Reference({"a:A": few, "b:B": few}, SCALING, 1000)
     return training_null(reference, {"a:A": cut(SHOWN, FIRST)}, drift_params(), 1000)
@@ -135,12 +139,12 @@ def test_a_null_is_kept_as_it_is_and_a_spoilt_one_is_named(tmp_path: Path, null:
         load_null(path)
 
 
-def test_answers_that_go_on_as_before_are_usual_and_worse_ones_are_not(null: TrainingNull) -> None:
+def test_answers_that_go_on_as_before_are_no_drift_and_worse_ones_are(null: TrainingNull) -> None:
     held_out = null.streams["a:A"].answers
     assert held_out is not None
     assert held_out.recent_s == pytest.approx(100, rel=0.01)
     end_ns = int(SHOWN.time_ns[-1]) + 1
-    shifts, losses = ([getattr(one, name) for one in held_out.windows] for name in ("shift", "loss"))
+    shifts, losses = ([getattr(window, name) for window in held_out.windows] for name in ("shift", "loss"))
     later = held_out.newest(cut(SHOWN, ~FIRST), end_ns)
     assert held_out.shift(later)[0] < 1.5 * max(shifts)
     worse = held_out.newest(answers(SHOWN.time_ns, 1.5, seed=1), end_ns)

@@ -51,7 +51,7 @@ def put(log: LogWriter, session: str, version, role, time_ns, chosen, *, seed=0,
         latency_ns=latency_ns,
         rows=1,
         probabilities=p,
-        reasons=["deadline" if one else None for one in quiet],
+        reasons=["deadline" if silent_row else None for silent_row in quiet],
     )
 
 
@@ -65,89 +65,89 @@ TIMES = START_NS + np.arange(ROWS) * STEP_NS
 EVERY = np.ones(ROWS, bool)
 
 
-def candidate_verdict(workspace: Workspace, given: Params):
-    found = evaluate_candidate(workspace, given, "lob", active=2, candidate=7, since_ns=0)
-    assert found is not None
-    return found.verdict
+def candidate_verdict(workspace: Workspace, settings: Params):
+    evaluation = evaluate_candidate(workspace, settings, "lob", active=2, candidate=7, since_ns=0)
+    assert evaluation is not None
+    return evaluation.verdict
 
 
-def monitored(workspace: Workspace, given: Params, fallback: int | None = 1):
-    found = evaluate_active(
-        workspace, given, "lob", active=2, fallback=lambda _: fallback, since_ns=START_NS, now_ns=START_NS + 900 * S
+def monitored(workspace: Workspace, settings: Params, fallback: int | None = 1):
+    evaluation = evaluate_active(
+        workspace, settings, "lob", active=2, fallback=lambda _: fallback, since_ns=START_NS, now_ns=START_NS + 900 * S
     )
-    assert found is not None
-    return found.verdict
+    assert evaluation is not None
+    return evaluation.verdict
 
 
 def test_a_split_candidate_that_often_fails_is_rejected_though_production_helped_out(workspace: Workspace) -> None:
-    given = params(workspace, shadow__share=0.5, shadow__arm_s=10)
+    settings = params(workspace, shadow__share=0.5, shadow__arm_s=10)
     drawn = np.array([arm("simulator:SIM", int(t), block_s=10, share=0.5, salt="") for t in TIMES])
     failed = drawn & (np.arange(ROWS) % 10 == 5)
-    with LogWriter.of(workspace, "lob", given) as log:
+    with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "split", TIMES)
         put(log, "split", ACTIVE, Role.PRIMARY, TIMES, ~drawn | failed)
         put(log, "split", CANDIDATE, Role.PRIMARY, TIMES, drawn & ~failed)
         # Another client splits nothing: whatever was drawn, production answers it.
         session(log, "plain", TIMES)
         put(log, "plain", ACTIVE, Role.PRIMARY, TIMES, EVERY)
-    found = candidate_verdict(workspace, given)
-    assert (found.judged, found.decision, found.rows) == ("split test", REJECT, ROWS)
-    assert found.unanswered_second == pytest.approx(failed.sum() / drawn.sum(), abs=0.01)
+    verdict = candidate_verdict(workspace, settings)
+    assert (verdict.judged, verdict.decision, verdict.rows) == ("split test", REJECT, ROWS)
+    assert verdict.unanswered_second == pytest.approx(failed.sum() / drawn.sum(), abs=0.01)
     with pytest.raises(GateError, match=r"shadow\.arm_s"):
         candidate_verdict(workspace, params(workspace, shadow__share=0.5, shadow__arm_s=30))
 
 
 def test_the_same_traffic_through_two_clients_counts_once(workspace: Workspace) -> None:
-    given = params(workspace)
-    with LogWriter.of(workspace, "lob", given) as log:
+    settings = params(workspace)
+    with LogWriter.of(workspace, "lob", settings) as log:
         for name, shift in (("a", 0), ("b", 60 * S)):
             session(log, name, TIMES + shift)
             put(log, name, ACTIVE, Role.PRIMARY, TIMES + shift, EVERY)
             put(log, name, CANDIDATE, Role.CANDIDATE, TIMES + shift, EVERY, seed=1)
-    assert candidate_verdict(workspace, given).rows == ROWS + 600
+    assert candidate_verdict(workspace, settings).rows == ROWS + 600
     with PredictionLog.of(workspace, "lob") as log:
         assert len(compared(log, ACTIVE, CANDIDATE).first.time_ns) == 2 * ROWS
 
 
 def test_a_clock_that_is_set_back_ends_a_segment_and_hides_no_row(workspace: Workspace) -> None:
-    given = params(workspace)
+    settings = params(workspace)
     time_ns = TIMES - np.where(np.arange(ROWS) >= ROWS // 2, 200 * S, 0)
-    with LogWriter.of(workspace, "lob", given) as log:
+    with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "a", time_ns)
         for seed, version in enumerate((FALLBACK, ACTIVE)):
             put(log, "a", version, Role.PRIMARY, time_ns, EVERY, seed=seed)
         put(log, "a", CANDIDATE, Role.CANDIDATE, time_ns, EVERY, seed=3)
     with PredictionLog.of(workspace, "lob") as log:
         assert len(np.unique(answers(log, *ACTIVE).segment)) == 2
-    assert candidate_verdict(workspace, given).rows == ROWS
-    assert monitored(workspace, given).rows == ROWS
+    assert candidate_verdict(workspace, settings).rows == ROWS
+    assert monitored(workspace, settings).rows == ROWS
 
 
 def test_limits_are_for_what_the_version_did_as_the_active_one(workspace: Workspace) -> None:
-    given = params(workspace)
+    settings = params(workspace)
     earlier = np.arange(ROWS) < ROWS - 550
-    with LogWriter.of(workspace, "lob", given) as log:
+    with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "a", TIMES)
         # The fallback until a moment ago: it was asked in chunks, and nobody waited.
         put(log, "a", ACTIVE, Role.FALLBACK, TIMES, earlier, latency_ns=S)
         put(log, "a", ACTIVE, Role.PRIMARY, TIMES, ~earlier, seed=1)
-    assert monitored(workspace, given, fallback=None).decision == KEEP
+    assert monitored(workspace, settings, fallback=None).decision == KEEP
 
 
 def test_a_fallback_that_lags_does_not_hide_a_silent_version(workspace: Workspace) -> None:
-    given = params(workspace)
+    settings = params(workspace)
     mirrored = np.arange(ROWS) % 20 == 0
-    with LogWriter.of(workspace, "lob", given) as log:
+    with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "a", TIMES)
         put(log, "a", ACTIVE, Role.PRIMARY, TIMES, EVERY, silent=0.3)
         put(log, "a", FALLBACK, Role.FALLBACK, TIMES, mirrored, seed=1)
-    found = monitored(workspace, given)
-    assert (found.decision, "unanswered" in found.reason) == (ROLL_BACK, True)
+    verdict = monitored(workspace, settings)
+    assert (verdict.decision, "unanswered" in verdict.reason) == (ROLL_BACK, True)
 
 
 def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too(workspace: Workspace) -> None:
-    given = params(workspace)
-    with LogWriter.of(workspace, "lob", given) as log:
+    settings = params(workspace)
+    with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "a", TIMES)
         put(log, "a", ACTIVE, Role.PRIMARY, TIMES, EVERY, silent=0.3)
         put(log, "a", FALLBACK, Role.FALLBACK, TIMES, EVERY, seed=1, silent=0.3)
@@ -155,7 +155,7 @@ def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too
     def judged(fallbacks, learnt):
         return evaluate_active(
             workspace,
-            given,
+            settings,
             "lob",
             active=2,
             fallback=fallbacks.get,
@@ -165,7 +165,7 @@ def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too
         )
 
     assert judged({"simulator:SIM": 1}, ["simulator:OTHER"]) is None
-    beside, alone = (judged(one, ["simulator:SIM"]) for one in ({"simulator:SIM": 1}, {"simulator:OTHER": 1}))
+    beside, alone = (judged(version, ["simulator:SIM"]) for version in ({"simulator:SIM": 1}, {"simulator:OTHER": 1}))
     # The fallback, which leaves as many rows unanswered, excuses it; one of another market does not.
     assert (beside.verdict.decision, beside.fallback) == (KEEP, 1)
     assert (alone.verdict.decision, alone.fallback) == (ROLL_BACK, None)

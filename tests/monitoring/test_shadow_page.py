@@ -36,10 +36,10 @@ def test_it_says_what_was_decided_and_on_what():
     verdict = evaluate_shadow(pair, chosen.shadow, chosen.paired)
     assert verdict.decision == PROMOTE
     page = render_shadow(verdict, pair, chosen.paired)
-    words, drawings = read(page)
+    text, drawings = read(page)
     assert drawings == 2
     for part in ("lob 2 beside lob 1", verdict.reason, "promote", f"{verdict.blocks} of 30 s", "50 ms", "1 s"):
-        assert part in words
+        assert part in text
     assert page == render_shadow(verdict, pair, chosen.paired)
     assert not re.search(r"(src|href)=\"?https?:", page)
 
@@ -47,15 +47,15 @@ def test_it_says_what_was_decided_and_on_what():
 @pytest.mark.parametrize("rows", [0, 1, 200])
 def test_with_little_to_show_it_says_so(rows):
     chosen, pair = params(), until(two(3600, 0.05), rows)
-    words, drawings = read(render_shadow(evaluate_shadow(pair, chosen.shadow, chosen.paired), pair, chosen.paired))
+    text, drawings = read(render_shadow(evaluate_shadow(pair, chosen.shadow, chosen.paired), pair, chosen.paired))
     assert drawings == 0
-    assert "No block is judged yet." in words
+    assert "No block is judged yet." in text
 
 
 def test_a_version_without_fallback_and_without_answers_has_a_page():
     chosen = params()
     pair = without_fallback(silent(two(900, 0.0).second))
     verdict = evaluate_rollback(pair, chosen.rollback, chosen.paired)
-    words, _ = read(render_shadow(verdict, pair, chosen.paired))
-    assert verdict.reason in words
-    assert "deadline" in words
+    text, _ = read(render_shadow(verdict, pair, chosen.paired))
+    assert verdict.reason in text
+    assert "deadline" in text

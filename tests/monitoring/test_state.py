@@ -135,7 +135,7 @@ def firing(workspace: Workspace, params: Params, active: Manifest):
     def now(later_s: float = 0) -> set[str]:
         now_ns = NOW_NS + int(later_s * S)
         alert_connections(workspace, active, connected(workspace, params, active, now_ns=now_ns), now_ns)
-        return {one.name for one in alerts.firing(workspace)}
+        return {alert.name for alert in alerts.firing(workspace)}
 
     return now
 
@@ -247,7 +247,7 @@ def test_an_operator_closes_what_has_crashed_and_nothing_that_runs(workspace, pa
     client.kill()
     client.wait()
     assert firing() == {alerts.CLIENT_CRASHED, alerts.NO_PREDICTIONS}
-    [crashed] = [one for one in alerts.firing(workspace) if one.name == alerts.CLIENT_CRASHED]
+    [crashed] = [alert for alert in alerts.firing(workspace) if alert.name == alerts.CLIENT_CRASHED]
     assert "lobsmith predictions close one" in crashed.message
     close_session(workspace, params, "lob", "one", "the test")
     assert state().name is IDLE
@@ -311,9 +311,9 @@ def test_of_two_instruments_the_graver_state_counts(workspace, params, active, t
     traffic.open("one", 3600, client)
     traffic.rows("one", 1)
     traffic.open("two", 3600, client, instrument=OTHER)
-    seen = connected(workspace, params, both, now_ns=NOW_NS)
-    assert str(seen.state) == f"stopped: {OTHER}: version {VERSION} was asked never, as far as logged"
-    assert set(seen.opened) == {SIM, OTHER}
+    connections = connected(workspace, params, both, now_ns=NOW_NS)
+    assert str(connections.state) == f"stopped: {OTHER}: version {VERSION} was asked never, as far as logged"
+    assert set(connections.opened) == {SIM, OTHER}
     traffic.end("two", Ending.CLOSED)
     assert connected(workspace, params, both, now_ns=NOW_NS).state == State(name=LIVE)
 
@@ -321,10 +321,10 @@ def test_of_two_instruments_the_graver_state_counts(workspace, params, active, t
 def test_a_session_of_another_instrument_alone_is_nothing_to_look_at(workspace, params, active, traffic, client):
     traffic.open("two", 3600, client, instrument=OTHER)
     traffic.rows("two", 1)
-    seen = connected(workspace, params, active, now_ns=NOW_NS)
-    assert (seen.opened, seen.silent) == ({}, ())
-    assert (seen.state.name, seen.state.colour) == (LIVE, "yellow")
-    assert "not learnt" in seen.state.detail
+    connections = connected(workspace, params, active, now_ns=NOW_NS)
+    assert (connections.opened, connections.silent) == ({}, ())
+    assert (connections.state.name, connections.state.colour) == (LIVE, "yellow")
+    assert "not learnt" in connections.state.detail
 
 
 def test_a_clock_that_was_set_back_neither_hides_silence_nor_invents_it(state, firing, traffic, client) -> None:
@@ -345,31 +345,32 @@ def test_rows_of_an_unknown_writer_are_a_client_while_they_come(state, traffic) 
 def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, client) -> None:
     traffic.open("one", 3600, client)
     traffic.rows("one", 1)
-    seen = connected(workspace, params, active, now_ns=NOW_NS)
+    connections = connected(workspace, params, active, now_ns=NOW_NS)
     short = check(0, CALM, UNKNOWN, UNKNOWN)
     short = msgspec.structs.replace(
-        short, verdicts=(short.verdicts[0], *(msgspec.structs.replace(one, past=12) for one in short.verdicts[1:]))
+        short,
+        verdicts=(short.verdicts[0], *(msgspec.structs.replace(verdict, past=12) for verdict in short.verdicts[1:])),
     )
-    after = state_after(seen, [short], 40)
-    assert str(after) == "warming up: 12 of 40 windows and looks for prediction and concept drift"
+    after = state_after(connections, [short], 40)
+    assert str(after) == "warming up: 12 of 40 windows and checks for prediction and concept drift"
     dependent = msgspec.structs.replace(short, verdicts=(msgspec.structs.replace(short.verdicts[1], past=48),))
-    assert str(state_after(seen, [dependent], 40)) == (
-        "warming up: 48 windows and looks for prediction drift, which are worth too few independent ones"
+    assert str(state_after(connections, [dependent], 40)) == (
+        "warming up: 48 windows and checks for prediction drift, which are worth too few independent ones"
     )
-    assert state_after(seen, [check(0, CALM)], 40) == State(name=LIVE)
+    assert state_after(connections, [check(0, CALM)], 40) == State(name=LIVE)
     assert warming_up(check(0, MISSING), 40) is None
     unlearnt = check(0, UNKNOWN)
     assert warming_up(unlearnt, 40) == unlearnt.verdicts[0].reason
 
-    def later(looked, seconds=0):
-        return state_now(seen, looked, 900, NOW_NS + seconds * S)
+    def later(last_check, seconds=0):
+        return state_now(connections, last_check, 900, NOW_NS + seconds * S)
 
     assert (later(None).name, later((NOW_NS, after)), later((NOW_NS, State(name=LIVE)))) == (
         WARMING,
         after,
         State(name=LIVE),
     )
-    assert str(later((NOW_NS, after), 901)) == "live: the last look for drift was 901 s ago"
+    assert str(later((NOW_NS, after), 901)) == "live: the last drift check was 901 s ago"
 
 
 def test_colours() -> None:

@@ -76,14 +76,14 @@ def test_what_is_connected_decides(tmp_path: Path, published, active, candidate,
     for instrument in connected:
         connect(workspace, instrument)
     serving, beside = learnt(published, *active), structs.replace(learnt(published, *candidate), version=77)
-    found = unopposed(workspace, toy.params(), serving, beside, now_ns=NOW_NS)
-    assert (None if found is None else found.promote) is promote
+    case = unopposed(workspace, toy.params(), serving, beside, now_ns=NOW_NS)
+    assert (None if case is None else case.promote) is promote
     if promote:
-        assert found.reason.startswith("nothing serves that it could be compared with, and its gates have passed")
-        assert NEW in found.reason
+        assert case.reason.startswith("nothing serves that it could be compared with, and its gates have passed")
+        assert NEW in case.reason
     if promote is False:
-        assert f"not {connected[0]}, which clients are connected for" in found.reason
-        assert "lobsmith models promote 77" in found.reason
+        assert f"not {connected[0]}, which clients are connected for" in case.reason
+        assert "lobsmith models promote 77" in case.reason
 
 
 def test_clients_that_have_gone_neither_wait_nor_hold_up(tmp_path: Path, published: Manifest) -> None:

@@ -22,10 +22,10 @@ def test_every_flow_is_deployed() -> None:
     sources = (path.read_text() for path in (ROOT / "pipelines").glob("*.py"))
     flows = {name for source in sources for name in re.findall(r'^@flow\(name="(\w+)"', source, re.MULTILINE)}
     assert len(flows) >= 5
-    assert {one.entrypoint.split(":")[1] for one in DEPLOYMENTS} == flows
+    assert {deployment.entrypoint.split(":")[1] for deployment in DEPLOYMENTS} == flows
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one.name)
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.name)
 def test_an_entrypoint_leads_to_a_flow_that_takes_the_parameters(deployment, monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     flow = load_flow_from_entrypoint(deployment.entrypoint)
@@ -34,7 +34,7 @@ def test_an_entrypoint_leads_to_a_flow_that_takes_the_parameters(deployment, mon
     assert flow.name == deployment.entrypoint.split(":")[1]
 
 
-@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda one: one.name)
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.name)
 def test_late_runs_do_not_pile_up(deployment) -> None:
     limit = deployment.concurrency_limit
     assert isinstance(limit, ConcurrencyLimitSpec)
@@ -72,14 +72,14 @@ def test_a_deployment_has_another_version_once_anything_that_it_is_made_from_is_
         (tmp_path / "pipelines" / path.name).write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(OVERRIDES, raising=False)
-    there = [SimpleNamespace(**one.entry, version=one.version) for one in wanted(table)]
-    names = [one.name for one in there]
+    there = [SimpleNamespace(**deployment.entry, version=deployment.version) for deployment in wanted(table)]
+    names = [deployment.name for deployment in there]
 
     def changed() -> list[str]:
-        return [one.entry["name"] for one in not_entered(table, there)]
+        return [deployment.entry["name"] for deployment in not_entered(table, there)]
 
     assert changed() == []
-    assert [one.entry["name"] for one in not_entered(table, there[1:])] == names[:1]
+    assert [deployment.entry["name"] for deployment in not_entered(table, there[1:])] == names[:1]
     with (tmp_path / "pipelines" / "shadow.py").open("a") as code:
         code.write("# another line\n")
     assert changed() == ["shadow"]

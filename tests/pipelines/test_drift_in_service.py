@@ -37,15 +37,15 @@ from tests.small import SMALL
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-LEARNT_S, LOOK_S = 1200, 20
+LEARNT_S, CHECK_S = 1200, 20
 CHANGES: dict[str, Any] = {
     **SMALL,
     "client.poll_s": 0.1,
     "drift.every_ms": 100,
     "drift.reference_s": 200,
-    "drift.recent_s": LOOK_S,
-    "drift.look_s": LOOK_S,
-    # A look every twenty seconds is fifteen times as often as usual.
+    "drift.recent_s": CHECK_S,
+    "drift.look_s": CHECK_S,
+    # A check every twenty seconds is fifteen times as often as by default.
     "drift.false_alarms_a_day": 15,
     "drift.minimum_rows": 50,
     "drift.pairs_a_look": 60,
@@ -66,7 +66,7 @@ DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1440, 1480
 NS = 1_000_000_000
 
 _UNDRAWN = {"drift_report.deadline_s": 0.05}
-"""Too little for Evidently, which takes ten times as long as the look: its report is drawn where the market turns."""
+"""Too little for Evidently, which takes ten times as long as a check: its report is drawn where the market turns."""
 
 _MONITOR = """
 import sys
@@ -81,7 +81,7 @@ for line in sys.stdin:
 
 @dataclass
 class Monitor:
-    """The drift flow in a process of its own, that looks whenever it is told to."""
+    """The drift flow in a child process, run on request."""
 
     process: subprocess.Popen[str]
 
@@ -177,9 +177,9 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
     desk = Desk(workspace, params, session)
     try:
         modes: dict[int, Mode] = {}
-        for until in range(LEARNT_S + LOOK_S, DRIFT_AGAIN + 1, LOOK_S):
-            gated = desk.trade(until - LOOK_S, until)
-            if modes.get(until - LOOK_S) is Mode.CONSERVATIVE:
+        for until in range(LEARNT_S + CHECK_S, DRIFT_AGAIN + 1, CHECK_S):
+            gated = desk.trade(until - CHECK_S, until)
+            if modes.get(until - CHECK_S) is Mode.CONSERVATIVE:
                 # Rows are answered as before, for outcomes; nothing may be acted on.
                 assert gated[-1].prediction.probabilities is not None
                 assert (gated[-1].mode, gated[-1].abstain) == (Mode.CONSERVATIVE, Abstain.CONSERVATIVE)
@@ -187,16 +187,16 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
             if until == DRIFT_FROM:
                 assert gated[-1].mode is Mode.NORMAL, gated[-1]
                 assert not opened_retrains()
-            monitor.check({} if until == DRIFT_FROM + LOOK_S else _UNDRAWN)
+            monitor.check({} if until == DRIFT_FROM + CHECK_S else _UNDRAWN)
             modes[until] = read_mode(workspace, MODEL).mode
         assert {mode for until, mode in modes.items() if until <= DRIFT_FROM} == {Mode.NORMAL}
         turned = min(until for until, mode in modes.items() if mode is Mode.CONSERVATIVE)
-        assert turned <= DRIFT_FROM + 2 * LOOK_S, modes
+        assert turned <= DRIFT_FROM + 2 * CHECK_S, modes
         assert len(opened_retrains()) == 1
-        drawn = [one.evidently_failed is None for one in history.read(workspace, MODEL)]
-        assert drawn == [until == DRIFT_FROM + LOOK_S for until in modes]
+        drawn = [line.evidently_failed is None for line in history.read(workspace, MODEL)]
+        assert drawn == [until == DRIFT_FROM + CHECK_S for until in modes]
         assert modes[DRIFT_AGAIN] is Mode.NORMAL, modes
-        journaled = [(one.mode_from, one.mode_to, one.version) for one in changes(workspace, MODEL)]
+        journaled = [(change.mode_from, change.mode_to, change.version) for change in changes(workspace, MODEL)]
         assert journaled == [
             (None, Mode.NORMAL, version),
             (Mode.NORMAL, Mode.CONSERVATIVE, version),

@@ -12,13 +12,13 @@ from tests.small import small_params
 
 
 def test_a_pooled_model_has_learnt_every_instrument_and_the_evaluated_one_first(tmp_path: Path, simulated) -> None:
-    from pipelines.retrain import learnt_instruments
+    from pipelines.retrain import trained_instruments
 
     chosen, other = simulated(3, 60), structs.replace(SIMULATED, symbol="OTHER")
     (tmp_path / FEATURES).mkdir()
     save_dataset(chosen, tmp_path / DATASET)
-    for one in (chosen, replace(chosen, instrument=other)):
-        save_dataset(one, tmp_path / FEATURES / f"{file_stem(one.instrument)}.safetensors")
+    for dataset in (chosen, replace(chosen, instrument=other)):
+        save_dataset(dataset, tmp_path / FEATURES / f"{file_stem(dataset.instrument)}.safetensors")
     evaluated = SimpleNamespace(instrument=SIMULATED)
     for pool, learnt in ((False, (SIMULATED,)), (True, (SIMULATED, other))):
-        assert learnt_instruments(small_params(**{"train.pool": pool}), evaluated, tmp_path) == learnt
+        assert trained_instruments(small_params(**{"train.pool": pool}), evaluated, tmp_path) == learnt

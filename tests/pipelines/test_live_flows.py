@@ -132,28 +132,28 @@ def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, deci
     # Rows of a replay may be those that the candidate has learnt from.
     traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=-1, source=Source.REPLAY)
     before = Repository.of(workspace).active("toy")
-    found = shadow(workspace)
-    assert (found.decision, found.verdict.rows) == (decision, ROWS)
+    result = shadow(workspace)
+    assert (result.decision, result.verdict.rows) == (decision, ROWS)
     now, repository = wanted(workspace, "toy"), Repository.of(workspace)
     tags = registered(workspace, "toy", challenger.version).tags
     assert f'"decision":"{decision}"' in tags[SHADOW]
-    last = [one for one in journal.read(workspace.journal) if one.action not in (journal.RETIRED, journal.PUBLISHED)][
-        -1
-    ]
+    last = [
+        entry for entry in journal.read(workspace.journal) if entry.action not in (journal.RETIRED, journal.PUBLISHED)
+    ][-1]
     match decision:
         case "promote":
             assert (now.champion.version, now.challenger) == (challenger.version, None)
-            assert repository.verify("toy", found.active).artifact_id == challenger.artifact_id
-            assert (last.action, last.version_to) == (journal.PROMOTED, found.active)
+            assert repository.verify("toy", result.active).artifact_id == challenger.artifact_id
+            assert (last.action, last.version_to) == (journal.PROMOTED, result.active)
             assert "shadow verdict" in last.reason
-            assert [one.gate for one in last.verdicts] == ["parity", "shadow"]
+            assert [verdict.gate for verdict in last.verdicts] == ["parity", "shadow"]
         case "reject":
             assert (now.champion.version, now.challenger) == (champion.version, None)
             assert (repository.active("toy"), repository.versions(SLOT)) == (before, [])
             assert (last.action, last.model, last.verdicts[-1].gate) == (journal.REJECTED, SLOT, "shadow")
         case _:
             assert (now.champion.version, now.challenger.version) == (champion.version, challenger.version)
-            assert (found.active, found.candidate) == (before, manifest.version)
+            assert (result.active, result.candidate) == (before, manifest.version)
     if decision != "keep watching":
         assert shadow(workspace).decision is None
 
@@ -161,8 +161,8 @@ def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, deci
 def test_without_a_candidate_or_traffic_nothing_is_judged(workspace):
     assert shadow(workspace).reason == "there is no candidate"
     challenged(workspace)
-    found = shadow(workspace)
-    assert (found.decision, found.reason) == (None, "no row was put to both yet")
+    result = shadow(workspace)
+    assert (result.decision, result.reason) == (None, "no row was put to both yet")
     candidate(workspace, 0.5)
     assert "reconcile first" in shadow(workspace).reason
 
@@ -178,14 +178,14 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     try:
-        found = monitor(workspace)
+        result = monitor(workspace)
     finally:
         lock.close()
-    assert (found.decision, found.active) == ("roll back", fallback)
-    assert (found.rolled_back.version_from, found.rolled_back.version_to) == (active, fallback)
-    line = [one for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK][-1]
+    assert (result.decision, result.active) == ("roll back", fallback)
+    assert (result.rolled_back.version_from, result.rolled_back.version_to) == (active, fallback)
+    line = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK][-1]
     assert (line.who, line.verdicts[0].gate) == ("monitor flow", "rollback")
-    assert [one.name for one in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
+    assert [alert.name for alert in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
     assert wanted(workspace, "toy").champion.version == bad.version
     settle(workspace)
     assert wanted(workspace, "toy").champion.version == good.version
@@ -194,7 +194,7 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     # Somebody promotes another one: what is over is said to be.
     promoted(workspace, 0.5)
     monitor(workspace)
-    assert alerts.ROLLED_BACK not in [one.name for one in alerts.firing(workspace)]
+    assert alerts.ROLLED_BACK not in [alert.name for alert in alerts.firing(workspace)]
 
 
 def test_a_version_as_good_as_its_fallback_stays(workspace):
@@ -203,8 +203,8 @@ def test_a_version_as_good_as_its_fallback_stays(workspace):
     promoted(workspace, 0.4)
     active = Repository.of(workspace).active("toy")
     traffic(workspace, ("toy", active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.0)
-    found = monitor(workspace)
-    assert (found.decision, found.active, found.rolled_back) == ("keep", active, None)
+    result = monitor(workspace)
+    assert (result.decision, result.active, result.rolled_back) == ("keep", active, None)
     assert alerts.firing(workspace) == []
 
 
@@ -222,8 +222,8 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     client = opened(workspace, 10)
     wait_for_a_model(workspace, "toy", "simulator:OTHER")
     waits = shadow(workspace)
-    told = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"]).stdout
-    assert f"waits    toy: {waits.reason}\n" in told
+    output = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"]).stdout
+    assert f"waits    toy: {waits.reason}\n" in output
     assert waits.decision is None
     assert f"lobsmith models promote {manifest.version}" in waits.reason
     assert wanted(workspace, "toy").champion.version == old.version
@@ -231,19 +231,19 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     assert shadow(workspace).reason == waits.reason  # rows still come
     with LogWriter.of(workspace, "toy", params(workspace)) as log:
         log.end(f"live-0-{manifest.created_ns}", Ending.CLOSED, "its client", time.time_ns())
-    found = shadow(workspace)
-    assert (found.decision, found.candidate, found.verdict) == ("promote", None, None)
+    result = shadow(workspace)
+    assert (result.decision, result.candidate, result.verdict) == ("promote", None, None)
     assert wanted(workspace, "toy").champion.version == challenger.version
-    last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]
-    assert last.version_to == found.active
+    last = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED][-1]
+    assert last.version_to == result.active
     assert "nothing serves that it could be compared with, and its gates have passed: clients ask about" in last.reason
 
     # Rows of the old market, to which it is the worse one, do not take it back; nor is there one to go back to.
     fallback = min(Repository.of(workspace).listed("toy"))
-    traffic(workspace, ("toy", found.active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.2, seed=1)
+    traffic(workspace, ("toy", result.active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.2, seed=1)
     watched = monitor(workspace)
-    assert (watched.decision, watched.active, watched.fallback) == (None, found.active, None)
-    assert [one.name for one in alerts.firing(workspace)] == []
+    assert (watched.decision, watched.active, watched.fallback) == (None, result.active, None)
+    assert [alert.name for alert in alerts.firing(workspace)] == []
 
 
 def opened(workspace, seconds_ago: float) -> Path:
@@ -276,16 +276,16 @@ def test_no_client_is_no_alarm_and_rows_that_stop_are(workspace):
         for _ in range(2):
             monitor(workspace)
         raised = alerts.read(workspace)
-        assert {(one.name, one.about) for one in raised} == {(alerts.NO_PREDICTIONS, "toy")}
-        assert [one.state for one in raised] == states
+        assert {(alert.name, alert.about) for alert in raised} == {(alerts.NO_PREDICTIONS, "toy")}
+        assert [alert.state for alert in raised] == states
 
 
 def test_monitors_may_overlap(workspace):
     promoted(workspace, 0.3)
     with hold_lease(workspace.monitor_lease, "monitor toy", ttl_s=30, wait_s=0):
-        found = monitor(workspace)
-    assert found.decision is None
-    assert "monitor toy" in found.reason
+        result = monitor(workspace)
+    assert result.decision is None
+    assert "monitor toy" in result.reason
 
 
 def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkeypatch):
@@ -305,12 +305,12 @@ def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkey
     monkeypatch.setattr(
         flow, "follow", lambda release, *rest, **named: follow(replace(release, note=seize), *rest, **named)
     )
-    done = flow.reconcile(str(workspace.root), SHORT)
+    result = flow.reconcile(str(workspace.root), SHORT)
     assert len(seized) == 1
-    assert Repository.of(workspace).active("toy") == done.active == done.promoted
+    assert Repository.of(workspace).active("toy") == result.active == result.promoted
 
 
-def test_a_version_that_goes_while_it_is_looked_at_is_no_failure(workspace, monkeypatch):
+def test_a_version_that_goes_while_it_is_read_is_no_failure(workspace, monkeypatch):
     import pipelines.monitor as flow
 
     promoted(workspace, 0.3)
@@ -320,11 +320,11 @@ def test_a_version_that_goes_while_it_is_looked_at_is_no_failure(workspace, monk
         raise DataError("reference.safetensors: missing")
 
     opened(workspace, 60)
-    for scale, name, judged in ((0.4, "judge_in_service", monitor), (0.5, "look_for_drift", check)):
+    for scale, name, judged in ((0.4, "evaluate_active", monitor), (0.5, "check_drift", check)):
         promoted(workspace, scale)
         monkeypatch.setattr(flow, name, gone)
         assert "was rolled back or retired while it was read" in judged(workspace).reason
-    assert alerts.NO_LOOK not in [alert.name for alert in alerts.firing(workspace)]
+    assert alerts.NO_CHECK not in [alert.name for alert in alerts.firing(workspace)]
 
 
 def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace):
@@ -346,8 +346,8 @@ def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
     occupied.parent.mkdir(parents=True)
     occupied.write_text('name: "toy_drift"')
     wish(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3, scored=True)))
-    done = follow_the_registry.fn(workspace, params(workspace), "reconcile flow")
-    assert done.promoted == done.active
+    result = follow_the_registry.fn(workspace, params(workspace), "reconcile flow")
+    assert result.promoted == result.active
     [alert] = alerts.firing(workspace)
     assert (alert.name, alert.about) == (alerts.NO_SCORE, "toy")
     shutil.rmtree(occupied.parent)
@@ -361,18 +361,18 @@ def check(workspace, **changes):
     return flow(str(workspace.root), SHORT | changes)
 
 
-def test_a_look_where_nothing_serves_sets_no_mode(workspace):
-    seen = check(workspace)
-    assert (seen.mode, seen.reason) == (None, "nothing serves")
+def test_a_check_where_nothing_serves_sets_no_mode(workspace):
+    result = check(workspace)
+    assert (result.mode, result.reason) == (None, "nothing serves")
     assert read_mode(workspace, "toy") is None
 
 
-def test_two_looks_at_once_are_one(workspace):
+def test_two_checks_at_once_are_one(workspace):
     promoted(workspace, 0.3)
     with hold_lease(workspace.drift_lease, "the test", ttl_s=30, wait_s=0):
-        seen = check(workspace)
-    assert seen.mode is None
-    assert "the test" in seen.reason
+        result = check(workspace)
+    assert result.mode is None
+    assert "the test" in result.reason
     assert read_mode(workspace, "toy") is None
 
 
@@ -380,11 +380,16 @@ def test_an_idle_install_stays_normal_and_its_record_fresh(workspace):
     promoted(workspace, 0.3)
     for _ in range(2):
         before_ns = time.time_ns()
-        seen = check(workspace)
-        assert (seen.mode, seen.reason, seen.checks, seen.page) == ("normal", "idle: no client is connected", (), None)
+        result = check(workspace)
+        assert (result.mode, result.reason, result.checks, result.page) == (
+            "normal",
+            "idle: no client is connected",
+            (),
+            None,
+        )
         record = read_mode(workspace, "toy")
         assert record.looked_ns >= before_ns
-        assert str(record.state) == seen.reason
+        assert str(record.state) == result.reason
     assert alerts.read(workspace) == []
     assert len(changes(workspace, "toy")) == 1
 
@@ -393,22 +398,22 @@ def test_an_idle_install_stays_normal_and_its_record_fresh(workspace):
 def test_a_client_that_has_only_begun_changes_nothing(workspace):
     promoted(workspace, 0.3)
     opened(workspace, 10)
-    seen = check(workspace)
-    assert (seen.mode, str(read_mode(workspace, "toy").state)[:8]) == ("normal", "starting")
-    assert {one.finding for one in seen.checks[0].verdicts} == {Finding.INSUFFICIENT}
+    result = check(workspace)
+    assert (result.mode, str(read_mode(workspace, "toy").state)[:8]) == ("normal", "starting")
+    assert {verdict.finding for verdict in result.checks[0].verdicts} == {Finding.INSUFFICIENT}
     assert alerts.read(workspace) == []
 
 
 @pytest.mark.slow
-def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
+def test_a_check_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(workspace):
     promoted(workspace, 0.3)
     session = opened(workspace, 3600)
-    seen = check(workspace)
-    assert seen.mode == "conservative", seen
-    assert {one.finding for one in seen.checks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
-    assert seen.retrain is None
-    assert Path(seen.page).is_file()
-    assert [one.name for one in alerts.firing(workspace)] == [alerts.NO_ROWS]
+    result = check(workspace)
+    assert result.mode == "conservative", result
+    assert {verdict.finding for verdict in result.checks[0].verdicts} <= {Finding.MISSING, Finding.INSUFFICIENT}
+    assert result.retrain is None
+    assert Path(result.page).is_file()
+    assert [alert.name for alert in alerts.firing(workspace)] == [alerts.NO_ROWS]
     # The client ends in order: the mode stays, and there is no more to be alarmed about.
     session.unlink()
     assert check(workspace).reason == "idle: no client is connected"
@@ -416,12 +421,12 @@ def test_a_look_without_rows_is_an_alarm_with_a_page_and_asks_for_no_retrain(wor
     assert read_mode(workspace, "toy").mode == "conservative"
 
 
-def test_a_look_that_fails_is_an_alarm(workspace):
+def test_a_check_that_fails_is_an_alarm(workspace):
     promoted(workspace, 0.3)
     log_path(workspace, "toy").parent.mkdir(parents=True, exist_ok=True)
     log_path(workspace, "toy").write_bytes(b"no log at all" * 1000)
     with pytest.raises(PredictionLogError, match=r"toy\.db"):
         check(workspace)
     [alert] = alerts.firing(workspace)
-    assert alert.name == alerts.NO_LOOK
+    assert alert.name == alerts.NO_CHECK
     assert "toy.db" in alert.message

@@ -72,7 +72,7 @@ def trade(workspace: Workspace, params: Params, dataset: Dataset, first: int = 0
 
 def deploy_candidate(workspace: Workspace, params: Params, artifact: Artifact) -> int:
     """Register an artifact and make it the candidate, as a retrain does; return its registered version."""
-    found = log_run(
+    run = log_run(
         workspace,
         experiment="lob",
         run_name="test",
@@ -82,8 +82,8 @@ def deploy_candidate(workspace: Workspace, params: Params, artifact: Artifact) -
         model_name="lob",
     )
     contract = wire_contract(params)
-    register_challenger(Release(workspace, params), artifact, model="lob", contract=contract, run=found)
-    return found.registry_version
+    register_challenger(Release(workspace, params), artifact, model="lob", contract=contract, run=run)
+    return run.registry_version
 
 
 def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
@@ -98,12 +98,12 @@ def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
     assert wanted(workspace, "lob").challenger.version == registered
     assert shadow(str(workspace.root), CHANGES, [Source.REPLAY]).decision is None
     trade(workspace, params, trained.session(9, 900, params))
-    seen = shadow(str(workspace.root), CHANGES, [Source.REPLAY])
-    assert seen.decision == REJECT, seen.reason
-    assert seen.verdict.difference > 0.1
-    assert (seen.active, seen.candidate) == (active, None)
+    result = shadow(str(workspace.root), CHANGES, [Source.REPLAY])
+    assert result.decision == REJECT, result.reason
+    assert result.verdict.difference > 0.1
+    assert (result.active, result.candidate) == (active, None)
     assert wanted(workspace, "lob").challenger is None
-    [rejected] = [one for one in journal.read(workspace.journal) if one.action == journal.REJECTED]
+    [rejected] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.REJECTED]
     assert rejected.model == "lob_candidate"
 
 
@@ -129,10 +129,10 @@ def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
     assert len(list(runs(dataset, np.asarray([0, len(dataset.rows) - 1])))) == 1
     for minute, (first, count) in enumerate(spans[: sick + 1]):
         trade(workspace, params, dataset, first, count)
-        seen = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
-        assert seen.decision == (ROLL_BACK if minute == sick else KEEP), seen.reason
+        result = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
+        assert result.decision == (ROLL_BACK if minute == sick else KEEP), result.reason
     assert Repository.of(workspace).listed("lob") == [honest]
-    [line] = [one for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK]
+    [line] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK]
     assert (line.version_from, line.version_to, line.who) == (poisoned, honest, "monitor flow")
     assert line.verdicts[-1].gate == "rollback"
     trade(workspace, params, dataset, *spans[sick + 1])
@@ -152,8 +152,8 @@ def test_a_model_that_is_unlucky_for_a_while_stays(
     worse = []
     for first, count in spans:
         trade(workspace, params, dataset, first, count)
-        seen = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
-        assert seen.decision == KEEP, seen.reason
+        result = monitor(str(workspace.root), CHANGES, [Source.REPLAY])
+        assert result.decision == KEEP, result.reason
         worse.append(_difference(workspace, fallback, active, dataset, first, count))
     assert Repository.of(workspace).active("lob") == active
     # It had its bad minutes, some of them in a row.
@@ -163,11 +163,11 @@ def test_a_model_that_is_unlucky_for_a_while_stays(
 def _difference(workspace: Workspace, fallback: int, active: int, dataset: Dataset, first: int, count: int) -> float:
     """Mean log-loss of the active version less the fallback's over a minute, at the first horizon."""
     begin = dataset.rows.time[first]
-    found = []
+    losses = []
     with PredictionLog.of(workspace, "lob") as log:
         for version in (active, fallback):
             all_rows = answers(log, "lob", version)
             inside = (all_rows.time_ns >= begin) & (all_rows.time_ns < begin + MINUTE_NS)
             some = replace(all_rows, labels=all_rows.labels[inside], probabilities=all_rows.probabilities[inside])
-            found.append(trained.losses(some.probabilities, some.labels)[0])
-    return found[0] - found[1]
+            losses.append(trained.losses(some.probabilities, some.labels)[0])
+    return losses[0] - losses[1]

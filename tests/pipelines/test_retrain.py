@@ -103,13 +103,13 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
 
         plans = {"engine.builder": "tensorrt_rtx", "engine.capabilities": ["8.9"]}
         request(workspace, "lob", CHAMPION, challenger.version, "the test")
-        done = reconcile(str(workspace.root), {**SMALL, **plans})
-        assert control.ready_versions("lob") == [first.version, done.promoted]
-        assert control.ready_versions("lob_drift") == [first.version, done.promoted]
+        reconciled = reconcile(str(workspace.root), {**SMALL, **plans})
+        assert control.ready_versions("lob") == [first.version, reconciled.promoted]
+        assert control.ready_versions("lob_drift") == [first.version, reconciled.promoted]
         assert control.ready_versions("lob_candidate") == []
         with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:
             stats = {one["version"]: one for one in json.load(answer)["model_stats"]}
-        assert int(stats[str(done.promoted)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
+        assert int(stats[str(reconciled.promoted)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
 
 
 def check_chunks_equal_steps(endpoint, workspace: Workspace, retrained) -> None:

@@ -62,8 +62,8 @@ class Prefect:
 
     def run(self, *arguments: str) -> None:
         with self.log.open("ab") as log:
-            done = subprocess.run([*PREFECT, *arguments], stdout=log, timeout=90, check=False, **self.options)
-        assert done.returncode == 0, self.logged()
+            completed = subprocess.run([*PREFECT, *arguments], stdout=log, timeout=90, check=False, **self.options)
+        assert completed.returncode == 0, self.logged()
 
     @contextmanager
     def running(
@@ -151,7 +151,7 @@ def project(tmp_path: Path) -> Path:
     """`WATCHED` is due sooner than in a minute."""
 
     def sooner(deployed: dict[str, Any]) -> None:
-        [watched] = [one for one in deployed["deployments"] if one["name"] == WATCHED]
+        [watched] = [deployment for deployment in deployed["deployments"] if deployment["name"] == WATCHED]
         watched["schedules"] = [{"interval": 10}]
 
     return project_in(tmp_path / "project", sooner)
@@ -161,7 +161,7 @@ def project(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_every_deployment_is_scheduled_and_a_scheduled_run_completes(project: Path, tmp_path: Path) -> None:
     prefect = Prefect(project, tmp_path / "prefect")
-    names = [one["name"] for one in yaml.safe_load((project / "prefect.yaml").read_text())["deployments"]]
+    names = [deployment["name"] for deployment in yaml.safe_load((project / "prefect.yaml").read_text())["deployments"]]
     with prefect.running("server", "start", "--port", str(prefect.port), "--no-ui"):
         prefect.eventually("the server answers", lambda: prefect.answers("health"))
         with prefect.running("worker", "start", "--pool", "lobsmith", "--type", "process", "--limit", "1"):
@@ -184,8 +184,8 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
     """
 
     def hurry(deployed: dict[str, Any]) -> None:
-        for one in deployed["deployments"]:
-            one["schedules"] = [{"interval": EVERY_S}]
+        for deployment in deployed["deployments"]:
+            deployment["schedules"] = [{"interval": EVERY_S}]
         deployed["deployments"].append(
             {"name": "slow", "entrypoint": "slow.py:slow", "work_pool": {"name": "lobsmith"}}
         )
@@ -224,7 +224,7 @@ def test_the_service_completes_runs_of_every_deployment_and_of_those_it_has_miss
     with serving(prefect) as service:
         for name in NAMES:
             prefect.eventually(f"two runs of {name} complete", lambda name=name: prefect.runs(name, "COMPLETED") > 1)
-        listed = {one.deployment: one for one in next_runs(prefect.api)}
+        listed = {run.deployment: run for run in next_runs(prefect.api)}
         processes = service.children(recursive=True)
         service.kill()
         away = datetime.now(UTC)
@@ -238,8 +238,8 @@ def test_the_service_completes_runs_of_every_deployment_and_of_those_it_has_miss
         "retrain/every-six-hours",
         "shadow/shadow",
     }
-    assert all(one.due is not None and abs((one.due - away).total_seconds()) < 60 for one in listed.values()), listed
-    assert {one.last for one in listed.values()} <= {"Completed", "Skipped", "Running"}
+    assert all(run.due is not None and abs((run.due - away).total_seconds()) < 60 for run in listed.values()), listed
+    assert {run.last for run in listed.values()} <= {"Completed", "Skipped", "Running"}
 
     time.sleep(3 * EVERY_S)
     back = datetime.now(UTC)

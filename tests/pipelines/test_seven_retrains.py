@@ -32,10 +32,10 @@ def test_exactly_five_versions_stay_and_the_newest_is_what_an_unversioned_reques
     with running_triton(workspace, params) as control:
         for seed in range(1, RETRAINS + 1):
             changes = {**SMALL, **ports, "data.simulator.seed": seed}
-            done = retrain(str(workspace.root), None, changes)
-            assert done.outcome == ("candidate" if promoted else "promoted")
+            retrained = retrain(str(workspace.root), None, changes)
+            assert retrained.outcome == ("candidate" if promoted else "promoted")
             if promoted:
-                request(workspace, "lob", CHAMPION, done.registered, "a test")
+                request(workspace, "lob", CHAMPION, retrained.registered, "a test")
                 reconcile(str(workspace.root), changes)
             promoted.append(repository.active("lob"))
         assert params.release.keep == 5
@@ -52,7 +52,9 @@ def test_exactly_five_versions_stay_and_the_newest_is_what_an_unversioned_reques
         transport.close()
         assert nameless(control.endpoint.grpc_url, golden.features, golden.state) == kept[-1]
     retired = [
-        one.version_to for one in journal.read(workspace.journal) if (one.model, one.action) == ("lob", journal.RETIRED)
+        entry.version_to
+        for entry in journal.read(workspace.journal)
+        if (entry.model, entry.action) == ("lob", journal.RETIRED)
     ]
     assert retired == promoted[:2]
 

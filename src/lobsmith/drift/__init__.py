@@ -1,8 +1,8 @@
-"""Is the market still the one that the model has learnt: adversarial validation and a reference of one class."""
+"""Drift: adversarial validation against the reference window, null distributions, a reference score of one class."""
 
 REFERENCE = "reference.safetensors"
-"""Raw rows of the training window, thinned, with the constants that they are scaled by."""
+"""Raw rows of the training window, thinned, with their scaling constants."""
 SCORE = "drift.onnx"
-"""How unlike the training window a block of raw rows is; served as `<model>_drift`."""
+"""The reference score of a block of raw rows; served as `<model>_drift`."""
 NULL = "null.json"
-"""What is usual within the training window: the statistics of its own windows, for the first looks at a version."""
+"""The null distribution of the training window's own windows, for a version's first checks."""

@@ -1,9 +1,8 @@
-"""Covariate drift: do recent rows differ from those that the model has learnt from by more than is usual.
+"""Covariate drift: do recent rows differ from the training window by more than past pairs of windows did.
 
-Two numbers are compared with what they were between past windows: the AUC of a discriminator, which sees features
-together, and the move of the one feature that has moved most against its own past. Slow features alone let a
-discriminator tell any two windows apart, and then a change of another feature adds nothing to its AUC; the second
-number sees it. The smaller of the two p-values counts, twice (Bonferroni).
+Two statistics are ranked among past pairs: the AUC of a discriminator, and the largest feature shift against the same
+feature's past. Slow features alone bring the AUC near 1, where a change of another feature adds nothing to it; the
+second statistic sees it. The smaller p-value counts twice (Bonferroni).
 """
 
 import time
@@ -41,19 +40,19 @@ from lobsmith.units import NS_PER_S
 
 _KINDS = len(Kind)
 _FEWEST = 10
-"""Windows of the training data and looks before anything can be said."""
+"""Training windows and checks needed for a verdict."""
 _S_PER_DAY = 86_400
 
 
 class Learnt(NamedTuple):
-    """What a version brings along to be told from: all rows of its training window, and what is usual within them."""
+    """A version's training window: all of its rows, and the pairs measured within it at publication."""
 
     rows: RawRows
     measured: Sequence[MeasuredPair] = ()
 
 
 def check_level(params: DriftParams, streams: int = 1) -> float:
-    """Return the level of one kind of drift in one look at one of the streams, so that a day's keep to the budget."""
+    """Return the level of one kind of drift in one check of one stream, within the daily budget of false alarms."""
     return min(params.false_alarms_a_day * params.look_s / _S_PER_DAY / _KINDS / max(streams, 1), 0.5)
 
 
@@ -70,25 +69,20 @@ def check_covariate_drift(
     learnt: Learnt | None = None,
     names: tuple[str, ...] = NAMES,
 ) -> DriftVerdict:
-    """Tell recent rows from those of the training window, and compare how well that goes with past pairs of windows.
+    """Compare recent rows with the training window, and rank the result among past pairs of windows.
 
     Args:
         reference: rows of the training window; the newest `reference_s` count.
         recent: live rows; the newest `recent_s` count.
-        history: all rows that are known of this stream, training window and live rows, in the order of time; pairs are
-            of those before the recent window.
-        scaling: constants frozen with the model.
+        history: all known rows of the stream in the order of time; past pairs end before the recent window.
         store: past pairs of this model and instrument; at most `pairs_a_look` are added.
-        params: `drift`.
-        level: drift from this p-value down; None takes `check_level`.
-        gap_s: between the two windows; None takes the time between them. For windows that are no earlier and later
-            part of one stream.
-        learnt: as long as too few past pairs are as far apart as the two windows, windows of the training data, each
-            beside the rest of them, say what is usual; None leaves that to past pairs. Parameters are `fitted` to it.
-        names: of the features.
+        level: drift at or below this p-value; None takes `check_level`.
+        gap_s: between the windows; None takes the time between them, which must then be parts of one stream.
+        learnt: the null distribution while past pairs are too few, with `params` from `fitted`; None uses past pairs
+            alone.
 
     Raises:
-        DataContractError: rows hold numbers that are not finite, or another number of features.
+        DataContractError: rows are not finite, or have another number of features.
     """
     level = check_level(params) if level is None else level
     lengths = Lengths.of(params)
@@ -102,73 +96,87 @@ def check_covariate_drift(
     if not enough(recent, lengths.recent, lengths.minimum_rows):
         return verdict(Finding.MISSING, _too_few("recent", recent, lengths.recent, lengths))
     end = time.monotonic() + params.discriminator.seconds
-    fitted = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
-    until = int(recent.time_ns[0])
-    between = until - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * NS_PER_S)
+    discriminator = fit_discriminator(reference.raw, recent.raw, scaling, params.discriminator)
+    until_ns = int(recent.time_ns[0])
+    gap_ns = until_ns - int(reference.time_ns[-1]) if gap_s is None else round(gap_s * NS_PER_S)
     past = null_pairs(
         history,
         scaling,
         store,
         params,
-        gap_ns=max(between, 0),
-        until_ns=until,
+        gap_ns=max(gap_ns, 0),
+        until_ns=until_ns,
         end=end,
         all_or_none=learnt is not None,
     )
-    pairs, least, rests_on = past.pairs, 0.0, f"{len(past.pairs)} past pairs of windows"
-    if learnt is not None and len(pairs) < params.past_pairs:
-        first = training_pairs(
-            learnt.rows, learnt.measured, scaling, store, params, until_ns=until, end=end + params.discriminator.seconds
+    null, least_count, among = past.pairs, 0.0, f"{len(past.pairs)} past pairs of windows"
+    if learnt is not None and len(null) < params.past_pairs:
+        training = training_pairs(
+            learnt.rows,
+            learnt.measured,
+            scaling,
+            store,
+            params,
+            until_ns=until_ns,
+            end=end + params.discriminator.seconds,
         )
-        pairs, least = first.pairs, LEAST_COUNT
-        rests_on = _rests_on(len(pairs) - first.checks, first.checks, params.recent_s)
-    aucs = tuple(pair.auc for pair in pairs)
-    shown = feature_shifts(names, reference.raw, recent.raw, importance=fitted.importance(params.discriminator.seed))
-    if len(aucs) < (params.past_pairs if not least else _FEWEST):
+        null, least_count = training.pairs, LEAST_COUNT
+        windows, checks = len(null) - training.checks, training.checks
+        among = f"{windows} windows of {params.recent_s:.3g} s of the training data and {checks}"
+        among += f" check{'s' * (checks != 1)}"
+    aucs = tuple(pair.auc for pair in null)
+    moved = feature_shifts(
+        names, reference.raw, recent.raw, importance=discriminator.importance(params.discriminator.seed)
+    )
+    if len(aucs) < (params.past_pairs if not least_count else _FEWEST):
         reason = f"{len(aucs)} past pairs of windows {past.gap * params.recent_s:g} s apart are measured"
         reason += f", {params.past_pairs} are needed, {past.possible} are in the history"
-        if least:
-            reason = f"{rests_on} say what is usual, {_FEWEST} are needed"
+        if least_count:
+            reason = f"{among} are known, {_FEWEST} are needed"
         return verdict(
-            Finding.INSUFFICIENT, reason, value=fitted.auc, null=aucs, moved=_ordered(shown, fitted.distances)
+            Finding.INSUFFICIENT,
+            reason,
+            value=discriminator.auc,
+            null=aucs,
+            moved=_ordered(moved, discriminator.distances),
         )
     angles = np.array([angle(auc) for auc in aucs])
-    unusual = shift_test(fitted.distances, np.array([pair.distances for pair in pairs]))
-    p_auc = p_value(angle(fitted.auc), angles)
-    p = min(1.0, 2 * min(p_auc, unusual.p_value))
-    reason = f"{_why(fitted, aucs, p_auc, unusual, names)}; among {rests_on}"
+    shifts = shift_test(discriminator.distances, np.array([pair.distances for pair in null]))
+    p_auc = p_value(angle(discriminator.auc), angles)
+    p = min(1.0, 2 * min(p_auc, shifts.p_value))
+    reason = f"{_why(discriminator, aucs, p_auc, shifts, names)}; among {among}"
     finding = Finding.DRIFT if p <= level else Finding.NO_DRIFT
     if finding is Finding.DRIFT:
-        store.add([Drifted(from_ns=until, until_ns=int(recent.time_ns[-1]) + 1)])
-    elif learnt is not None and fitted.finished:
-        store.add([_measured(fitted, until, past_key(scaling, params))])
-    if finding is Finding.NO_DRIFT and (count := effective_count(angles)) < least:
+        store.add([Drifted(from_ns=until_ns, until_ns=int(recent.time_ns[-1]) + 1)])
+    elif learnt is not None and discriminator.finished:
+        store.add([_measured(discriminator, until_ns, past_key(scaling, params))])
+    if finding is Finding.NO_DRIFT and (count := effective_count(angles)) < least_count:
         finding = Finding.INSUFFICIENT
-        reason += f", which are worth {count:.1f} independent ones, fewer than {least:g}: only a large change is seen"
-    return verdict(finding, reason, value=fitted.auc, p_value=p, null=aucs, moved=_ordered(shown, unusual.deviations))
+        reason += (
+            f", which are worth {count:.1f} independent ones, fewer than {least_count:g}: only a large change is seen"
+        )
+    return verdict(
+        finding, reason, value=discriminator.auc, p_value=p, null=aucs, moved=_ordered(moved, shifts.deviations)
+    )
 
 
-def _rests_on(windows: int, checks: int, recent_s: float) -> str:
-    return f"{windows} windows of {recent_s:.3g} s of the training data and {checks} look{'s' * (checks != 1)}"
-
-
-def _measured(fitted: Discriminator, from_ns: int, key: str) -> MeasuredPair:
-    distances = tuple(round(one, 5) for one in fitted.distances.tolist())
-    return MeasuredPair(key=key, gap=LEFT_OUT, from_ns=from_ns, auc=fitted.auc, distances=distances)
+def _measured(discriminator: Discriminator, from_ns: int, key: str) -> MeasuredPair:
+    distances = tuple(round(distance, 5) for distance in discriminator.distances.tolist())
+    return MeasuredPair(key=key, gap=LEFT_OUT, from_ns=from_ns, auc=discriminator.auc, distances=distances)
 
 
 def _why(
-    fitted: Discriminator, aucs: tuple[float, ...], p_auc: float, unusual: ShiftTest, names: tuple[str, ...]
+    discriminator: Discriminator, aucs: tuple[float, ...], p_auc: float, shifts: ShiftTest, names: tuple[str, ...]
 ) -> str:
-    best = int(unusual.deviations.argmax())
-    reason = f"AUC {fitted.auc:.3f}, {np.median(aucs):.3f} is usual and {max(aucs):.3f} the most of the past: p ="
-    reason += f" {p_auc:.2g}; {names[best]} has moved {unusual.deviations[best]:.1f} deviations more than it usually"
-    reason += f" does: p = {unusual.p_value:.2g}; the smaller counts twice"
-    return reason if fitted.finished else f"{reason}; the discriminator ran out of time"
+    best = int(shifts.deviations.argmax())
+    reason = f"AUC {discriminator.auc:.3f}, median {np.median(aucs):.3f} and maximum {max(aucs):.3f} of the null"
+    reason += f" distribution: p = {p_auc:.2g}; {names[best]} has moved {shifts.deviations[best]:.1f} deviations more"
+    reason += f" than in the past: p = {shifts.p_value:.2g}; the smaller counts twice"
+    return reason if discriminator.finished else f"{reason}; the discriminator ran out of time"
 
 
-def _ordered(shown: tuple[FeatureShift, ...], by: npt.NDArray[np.float64]) -> tuple[FeatureShift, ...]:
-    return tuple(shown[at] for at in np.argsort(-by, kind="stable"))
+def _ordered(moved: tuple[FeatureShift, ...], by: npt.NDArray[np.float64]) -> tuple[FeatureShift, ...]:
+    return tuple(moved[at] for at in np.argsort(-by, kind="stable"))
 
 
 def _check(rows: RawRows, what: str, scaling: Scaling, names: tuple[str, ...]) -> None:

@@ -1,8 +1,7 @@
-"""A small network that learns to tell the rows of two windows apart: adversarial validation.
+"""A small network trained to tell the rows of two windows apart: adversarial validation.
 
-Neighbouring rows are alike, so that a network that has seen one of them knows the other. Each row is therefore scored
-by a network that has seen neither its block of time nor the rows next to that block. Even so the AUC of two windows of
-the same market is not 1/2, because both are short: what it is worth is decided by past pairs (`null_distribution`).
+Each row is scored by a network that has seen neither its block of time nor the rows next to that block, since
+neighbouring rows are alike. Two short windows of one market still give an AUC above 1/2: `null_distribution` ranks it.
 """
 
 import time
@@ -25,9 +24,9 @@ Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 CLIP = 8.0
-"""Scaled features are cut off there: one wild row must not be all that a network learns."""
+"""Scaled features are clipped here, against outliers."""
 _EMBARGO = 0.1
-"""Of a block's rows, on each side of one that is held out, that the network does not see either."""
+"""Share of a block's rows, on each side of a held-out block, that the network does not see."""
 _STEPS = 120
 _BATCH = 256
 _RATE = 0.01
@@ -36,16 +35,16 @@ _DECAY = 0.01
 
 @dataclass(frozen=True)
 class Discriminator:
-    """Networks that were fitted, one for each block of time, and what they say of the rows they have not seen.
+    """Fitted networks, one a block of time, and their held-out scores.
 
     Attributes:
-        auc: mean over the blocks of the chance that a recent row scores higher than one of the reference, 1/2 to a tie.
-        finished: False where time ran out before the networks had all their steps.
-        rows: float32 [N, F], scaled, cut off and standardised, reference before recent, each in the order of time.
+        auc: mean over the blocks of P(recent row scores higher than a reference row); ties count 1/2.
+        finished: False where time ran out before all optimizer steps.
+        rows: float32 [N, F], scaled, clipped and standardised, reference before recent, each in the order of time.
         recent: bool [N].
-        block: int64 [N], the block that each row is held out with.
+        block: int64 [N], the held-out block of each row.
         scores: float32 [N], held-out log-odds of being recent.
-        distances: float64 [F], earth mover's, of each feature alone, in the deviations that it was scaled by.
+        distances: float64 [F], earth mover's, of each feature alone, in deviations of the scaling.
     """
 
     auc: float
@@ -58,15 +57,15 @@ class Discriminator:
     _networks: "_Networks"
 
     def importance(self, seed: int) -> Float64:
-        """Return the AUC that is lost where each feature's held-out values are permuted, float64 [F].
+        """Return the AUC lost where each feature's held-out values are permuted, float64 [F].
 
-        The networks stay as they are (Breiman 2001), so that features that say the same share what they are worth.
+        The networks are not refitted (Breiman 2001): features with the same information share their importance.
         """
         return self._networks.importance(self, np.random.default_rng(seed))
 
 
 def rank_auc(scores: Float32, positive: npt.NDArray[np.bool_]) -> float:
-    """Return the area under the ROC curve by ranks; ties count one half (Mann & Whitney 1947)."""
+    """Return the area under the ROC curve by ranks; ties count 1/2 (Mann & Whitney 1947)."""
     count = int(positive.sum())
     ranks = rankdata(scores)[positive].sum()
     return float((ranks - count * (count + 1) / 2) / (count * (len(scores) - count)))
@@ -80,14 +79,12 @@ def fit_discriminator(
     *,
     seconds: float | None = None,
 ) -> Discriminator:
-    """Fit one network for each block of time, all of them at once, on one thread; the same rows give the same bits.
+    """Fit one network for each block of time, batched, on one thread; deterministic.
 
     Args:
-        reference: float32 [N, F], own units, in the order of time; more than `params.rows` are thinned evenly.
+        reference: float32 [N, F], own units, in the order of time; thinned evenly to `params.rows`.
         recent: float32 [M, F].
-        scaling: frozen with the model.
-        params: size and bounds.
-        seconds: of training, at most, on a monotonic clock; None takes `params.seconds`.
+        seconds: training time at most, monotonic clock; None takes `params.seconds`.
     """
     end = time.monotonic() + (params.seconds if seconds is None else seconds)
     old, new = (_scaled(_evenly(rows, params.rows), scaling) for rows in (reference, recent))
@@ -103,7 +100,7 @@ def fit_discriminator(
 
 
 class _Networks:
-    """One hidden layer for each fold; what is of one fold never meets what is of another."""
+    """One network with one hidden layer for each fold, batched."""
 
     def __init__(self, features: int, params: DiscriminatorParams) -> None:
         self._params = params
@@ -115,22 +112,22 @@ class _Networks:
         self._out = nn.Parameter(outward / params.hidden**0.5)
 
     def fit(self, rows: Float32, old: int, end: float) -> bool:
-        """Descend on batches that are half old and half recent; return whether time was enough."""
+        """Train on batches of half reference and half recent rows; return whether time sufficed."""
         folds = self._params.folds
         drawn = torch.from_numpy(_batches(old, len(rows) - old, self._params))
         x = torch.from_numpy(rows)
         target = torch.arange(_BATCH).ge(_BATCH // 2).float().expand(folds, -1)
         parameters = [self._into, self._bias, self._out]
-        descent = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY, fused=True)
+        optimizer = torch.optim.AdamW(parameters, lr=_RATE, weight_decay=_DECAY, fused=True)
         for step in range(_STEPS):
             if time.monotonic() > end:
                 return False
-            for group in descent.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = _RATE * (1 - step / _STEPS)
             loss = nn.functional.binary_cross_entropy_with_logits(self._logits(x[drawn[step]]), target)
-            descent.zero_grad()
+            optimizer.zero_grad()
             (loss * folds).backward()  # type: ignore[no-untyped-call]
-            descent.step()
+            optimizer.step()
         return True
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -158,7 +155,7 @@ class _Networks:
                 hidden = rows @ into + self._bias[fold]
                 order = torch.from_numpy(generator.permutation(len(rows)))
                 for feature in range(rows.shape[1]):
-                    # Only one input changes, so the hidden layer is moved instead of computed anew.
+                    # One input changes: the hidden layer is updated, not recomputed.
                     change = (rows[order, feature] - rows[:, feature])[:, None] * into[feature]
                     scores = (torch.relu(hidden + change) @ out).squeeze(-1).numpy()
                     lost[feature] += (whole - rank_auc(scores, recent)) / self._params.folds
@@ -174,41 +171,44 @@ def _scaled(raw: Float32, scaling: Scaling) -> Float32:
 
 
 def _standardised(rows: Float32) -> Float32:
-    """Give each feature mean 0 and variance 1 over both windows together: it helps the descent, and hides nothing."""
+    """Give each feature mean 0 and variance 1 over both windows together."""
     deviation = rows.std(axis=0)
     return np.asarray((rows - rows.mean(axis=0)) / np.where(deviation > 0, deviation, 1), np.float32)
 
 
 def _blocks(count: int, folds: int) -> npt.NDArray[np.int64]:
-    """Return the number of each row's block: contiguous and equally long."""
+    """Return each row's block number: contiguous, of equal length."""
     return np.asarray(np.arange(count) * folds // count, np.int64)
 
 
 def _batches(old: int, new: int, params: DiscriminatorParams) -> Indices:
-    """Draw the rows of all steps, [steps, folds, batch]: half of each batch is of either window, however long it is."""
+    """Draw the rows of all batches, [steps, folds, batch], half from either window."""
     generator = np.random.default_rng(params.seed)
     drawn = np.empty((_STEPS, params.folds, _BATCH), np.intp)
     for fold in range(params.folds):
-        for first, seen in ((0, _seen(old, fold, params.folds)), (_BATCH // 2, old + _seen(new, fold, params.folds))):
-            drawn[:, fold, first : first + _BATCH // 2] = generator.choice(seen, (_STEPS, _BATCH // 2))
+        for first, places in (
+            (0, _trained_rows(old, fold, params.folds)),
+            (_BATCH // 2, old + _trained_rows(new, fold, params.folds)),
+        ):
+            drawn[:, fold, first : first + _BATCH // 2] = generator.choice(places, (_STEPS, _BATCH // 2))
     return drawn
 
 
-def _seen(count: int, fold: int, folds: int) -> Indices:
-    """Return the rows of one window that the network of a fold learns from."""
+def _trained_rows(count: int, fold: int, folds: int) -> Indices:
+    """Return the rows of one window that a fold's network is trained on."""
     start, stop, apart = fold * count // folds, (fold + 1) * count // folds, int(_EMBARGO * count / folds)
     at = np.arange(count)
     return np.asarray(np.flatnonzero((at < start - apart) | (at >= stop + apart)), np.intp)
 
 
 def _mean_auc(scores: Float32, recent: npt.NDArray[np.bool_], block: npt.NDArray[np.int64]) -> float:
-    """Return the mean over blocks: log-odds of two networks are not on one scale, and are not put in one order."""
-    return float(np.mean([rank_auc(scores[block == one], recent[block == one]) for one in np.unique(block)]))
+    """Return the mean over blocks: log-odds of two networks share no scale."""
+    return float(np.mean([rank_auc(scores[block == fold], recent[block == fold]) for fold in np.unique(block)]))
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Have torch compute on one thread, which makes sums repeatable, and give the process its setting back."""
+    """Run torch on one thread, for repeatable sums, and restore the setting."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

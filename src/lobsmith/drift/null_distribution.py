@@ -1,4 +1,4 @@
-"""The null distribution: statistics of past pairs of windows between which nothing changed, and p-values from them."""
+"""Null distribution: statistics of past pairs of windows without drift, and p-values from them."""
 
 import hashlib
 import itertools
@@ -25,36 +25,31 @@ from lobsmith.units import NS_PER_S
 
 Float64 = npt.NDArray[np.float64]
 _STILL = 0.02
-"""Distances far below this, in frozen deviations, are all alike: nothing has moved."""
+"""Distances far below this, in frozen deviations, count as equal."""
 _LEAST_SPREAD = 0.1
-"""Of the log of a feature's past distances; a feature that has never moved must be allowed a little."""
+"""Least spread of the log of a feature's past distances, for features that have never moved."""
 _VERSION = 1
-"""Raised where the discriminator's arithmetic changes: AUCs of two kinds are not comparable."""
+"""Raised where the discriminator's arithmetic changes: AUCs of two versions are not comparable."""
 _KEPT = 4000
-"""Lines, the newest."""
+"""Newest lines kept."""
 MOST = 400
-"""Pairs of a gap that are of use, the newest: ranks among them reach a quarter of a percent."""
+"""Newest pairs of a gap that are used: ranks resolve a quarter of a percent."""
 LEFT_OUT = -1
-"""In place of a gap: the reference is that of the version, and the recent window was left out of it or came later."""
+"""In place of a gap: the recent window was left out of the version's reference, or came later."""
 LEAST_COUNT = 6.0
-"""Independent values that training data must be worth before what is no drift can be called so."""
+"""Independent values that training data must be worth for a verdict of no drift."""
 
 
 def p_value(observed: float, null: Float64) -> float:
-    """Return the p-value of a statistic that is large where there is drift.
+    """Return the p-value of a statistic that is large under drift.
 
-    Up to the largest past value it is a rank: (1 + m s) / (m + 1), s the share of past values that are as large
-    and m how many of the past values are independent, `effective_count`. With m = n this is the exact rank of an
-    exchangeable present. Past values are not: windows overlap and markets remember, and the newest of a slow series is
-    its largest more often than in one of n + 1; with 40 of autocorrelation 0.85 at a level of 5 % in 7 of 100 runs
-    where m = n, and in 2.5 as it is.
-
-    Ranks end at 1 / (m + 1), and a budget of false alarms asks for less: beyond the largest, the tail of a prediction
-    interval goes on, Student's t about the mean with m in the error of the mean, the variance and the degrees of
-    freedom. That tail is right where past values are Gaussian, and too thin where they are skewed to the right.
+    Up to the largest past value it is the rank (1 + m s) / (m + 1): s the share of past values at least as large, m
+    their `effective_count`. With m = n, 40 values of autocorrelation 0.85 reject in 7 of 100 runs at a level of 5 %,
+    with the effective count in 2.5. Beyond it, the tail of a prediction interval: Student's t about the mean, exact for
+    Gaussian past values, too thin for right-skewed ones.
 
     Args:
-        observed: the statistic, on a scale where past values are roughly Gaussian: `angle` of an AUC.
+        observed: on a scale where past values are roughly Gaussian: `angle` of an AUC.
         null: float64 [n], n >= 2, in the order of time.
     """
     count = effective_count(null)
@@ -69,7 +64,7 @@ def _rank(share: float, count: float) -> float:
 
 
 def _tail(deviations: float, count: float) -> float:
-    """Return the chance of a new value so many deviations of the past values above their mean."""
+    """Return the chance of a new value this many deviations of the past values above their mean."""
     if count <= 2:
         return 1.0
     # The variance of dependent values about their own mean is too small by 1 - 1 / count.
@@ -77,23 +72,22 @@ def _tail(deviations: float, count: float) -> float:
 
 
 class ShiftTest(NamedTuple):
-    """How unusual the moves of all features are together, and of each: float64 [F], deviations of its past."""
+    """The p-value of all feature shifts together, and each shift: float64 [F], in deviations of the feature's past."""
 
     p_value: float
     deviations: Float64
 
 
 def shift_test(observed: Float64, null: Float64) -> ShiftTest:
-    """Return the p-value of the feature that has moved most against its own past.
+    """Return the p-value of the feature that has shifted most against its own past.
 
-    A feature's move is compared with what the same feature did between past windows, since some are as restless as the
-    market and others hardly change. The statistic is the largest of all features' deviations, on a log scale. Each of
-    the n + 1 pairs of windows is measured by the others, so that the rank of `p_value` holds; beyond the largest it is
-    the smallest of all features' tails, times the number of features (Bonferroni).
+    The statistic is the largest deviation of a feature's log distance from its past. Each of the n + 1 pairs is
+    measured by the others, so that the rank of `p_value` holds; beyond the largest value it is F times the smallest
+    tail (Bonferroni).
 
     Args:
-        observed: float64 [F], distances between the distributions of the two windows, in frozen deviations.
-        null: float64 [n, F], those of past pairs in the order of time, n >= 3.
+        observed: float64 [F], distances between the two windows, in frozen deviations.
+        null: float64 [n, F], of past pairs in the order of time, n >= 3.
     """
     logs = np.log(_STILL + np.vstack([null, observed]))
     deviations = np.stack([_deviations(logs[at], np.delete(logs, at, axis=0)) for at in range(len(logs))])
@@ -106,14 +100,14 @@ def shift_test(observed: Float64, null: Float64) -> ShiftTest:
     return ShiftTest(min(rank, len(observed) * min(tails)), now)
 
 
-def _deviations(one: Float64, others: Float64) -> Float64:
-    return np.asarray((one - others.mean(axis=0)) / np.maximum(others.std(axis=0), _LEAST_SPREAD), np.float64)
+def _deviations(logs: Float64, others: Float64) -> Float64:
+    return np.asarray((logs - others.mean(axis=0)) / np.maximum(others.std(axis=0), _LEAST_SPREAD), np.float64)
 
 
 def effective_count(values: Float64) -> float:
-    """Return how many independent values would know the mean as well, between 1 and n.
+    """Return the number of independent values with the same variance of the mean, between 1 and n.
 
-    Autocorrelations are added up to the first that is not positive (the initial sequence of Geyer 1992).
+    Autocorrelations are summed up to the first that is not positive (initial sequence, Geyer 1992).
     """
     centred = values - values.mean()
     power = float(centred @ centred)
@@ -129,10 +123,9 @@ def effective_count(values: Float64) -> float:
 
 
 def angle(auc: float) -> float:
-    """Return arcsin(sqrt(auc)), the scale on which AUCs of past pairs are most nearly Gaussian.
+    """Return arcsin(sqrt(auc)): the scale on which AUCs of past pairs are most nearly Gaussian.
 
-    Of log-odds, probits and this, on slow and fast simulated markets alike: AUCs near 1 make the others skewed, and
-    their tails gave six to eight times the false alarms that they promise at a level of 0.001.
+    On simulated markets log-odds and probits gave six to eight times the promised false alarms at a level of 0.001.
     """
     return math.asin(math.sqrt(auc))
 
@@ -141,10 +134,9 @@ class MeasuredPair(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown
     """One past pair.
 
     Attributes:
-        key: of all that the AUC depends on beside the rows: `past_key`.
+        key: `past_key`.
         gap: between its windows, in recent windows, or `LEFT_OUT`.
-        from_ns: where its recent window begins, UTC.
-        auc: of its rows.
+        from_ns: start of its recent window, UTC.
         distances: earth mover's, of each feature, in frozen deviations.
     """
 
@@ -156,11 +148,7 @@ class MeasuredPair(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown
 
 
 class Drifted(Struct, frozen=True, kw_only=True, tag="drift", forbid_unknown_fields=True):
-    """A time in which drift was found: its rows do not say what is usual.
-
-    Attributes:
-        from_ns, until_ns: of the recent window, UTC.
-    """
+    """A recent window with drift, UTC, which no null distribution may contain."""
 
     from_ns: int
     until_ns: int
@@ -170,7 +158,7 @@ _Line = MeasuredPair | Drifted
 
 
 def past_key(scaling: Scaling, params: DriftParams) -> str:
-    """Return what AUCs must share to be compared."""
+    """Return a hash of all that an AUC depends on besides the rows."""
     digest = hashlib.sha256(f"{_VERSION} {CLIP} {params.every_ms} {params.reference_s} {params.recent_s} ".encode())
     digest.update(msgspec.json.encode(params.discriminator))
     digest.update(scaling.centre.tobytes() + scaling.scale.tobytes())
@@ -178,7 +166,7 @@ def past_key(scaling: Scaling, params: DriftParams) -> str:
 
 
 class PastStore:
-    """Measured pairs and drifted times of one model and instrument; for one process at a time."""
+    """Measured pairs and drifted windows of one model and instrument; for one process at a time."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -186,7 +174,7 @@ class PastStore:
         self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
 
     def measured(self, key: str, gap: int) -> dict[int, MeasuredPair]:
-        """Return pairs by where the recent window begins, in the order of time."""
+        """Return pairs by the start of their recent window, in the order of time."""
         pairs = {
             line.from_ns: line
             for line in self._lines
@@ -195,11 +183,11 @@ class PastStore:
         return dict(sorted(pairs.items()))
 
     def drifted(self, from_ns: int, until_ns: int) -> bool:
-        """Say whether drift was found in any part of a time."""
-        return any(one.from_ns < until_ns and from_ns < one.until_ns for one in self._drifts)
+        """Return whether drift was found in any part of a period."""
+        return any(drift.from_ns < until_ns and from_ns < drift.until_ns for drift in self._drifts)
 
     def add(self, lines: Iterable[MeasuredPair | Drifted]) -> None:
-        """Keep lines, and forget the oldest. On a disk that refuses them they are measured again another time."""
+        """Append lines and drop the oldest. A failed write is reported only: the pairs are measured again later."""
         new = list(lines)
         if not new:
             return
@@ -208,7 +196,7 @@ class PastStore:
         try:
             jsonl.rewrite(self._path, self._lines)
         except OSError as error:
-            # What they are for, the look, is worth more than they are.
+            # The check matters more than its past pairs.
             console.print(f"{self._path}: past pairs cannot be written ({error}); free the disk", markup=False)
 
 
@@ -241,17 +229,14 @@ def null_pairs(
     end: float,
     all_or_none: bool = False,
 ) -> NullPairs:
-    """Return the measured pairs that the present one is to be compared with, after measuring some that are missing.
+    """Return the measured pairs to compare the present pair with, after measuring missing ones.
 
-    They are of the least gap that is no shorter than the present one and has `past_pairs` of them. The gap grows while
-    a version serves, hence pairs of the gap that will be needed by the time they are measured are measured ahead.
-    What a look may measure beyond these makes the past longer.
+    They have the least gap that is no shorter than the present one and has `past_pairs` pairs; pairs of the gap needed
+    later are measured ahead, and the remaining budget lengthens the past.
 
     Args:
         history: in the order of time, finite.
-        scaling: frozen with the model.
-        store: takes what is measured.
-        params: `drift`.
+        store: takes the measured pairs.
         gap_ns: between the present windows.
         until_ns: pairs end before.
         end: monotonic time at which measuring stops.
@@ -272,9 +257,9 @@ def null_pairs(
         missing = [pair for pair in possible[gap][:wanted] if pair.from_ns not in known][:left]
         left -= len(missing)
         store.add(_measured(missing, scaling, params, key, gap, end))
-    found = {gap: _known(store, key, gap, until_ns, lengths) for gap in (now, later)}
-    gap = later if len(found[now]) < params.past_pairs <= len(found[later]) else now
-    return NullPairs(gap, found[gap], len(possible[gap]))
+    measured = {gap: _known(store, key, gap, until_ns, lengths) for gap in (now, later)}
+    gap = later if len(measured[now]) < params.past_pairs <= len(measured[later]) else now
+    return NullPairs(gap, measured[gap], len(possible[gap]))
 
 
 def _null_windows(history: RawRows, lengths: Lengths, gap: int, until_ns: int, store: PastStore) -> Iterator[Pair]:
@@ -297,13 +282,9 @@ def _known(store: PastStore, key: str, gap: int, until_ns: int, lengths: Lengths
 def measured_in_training(
     rows: RawRows, scaling: Scaling, params: DriftParams, *, end: float = math.inf
 ) -> list[MeasuredPair]:
-    """Measure windows of the training data, each beside the rest of them, in the order of time.
+    """Measure windows of training rows, each beside the rest, in the order of time, until the monotonic time `end`.
 
-    Args:
-        rows: of the training window.
-        scaling: frozen with the model.
-        params: `drift`, fitted to the length of the rows.
-        end: monotonic time at which measuring stops.
+    `params` are fitted to the length of the rows.
     """
     pairs = left_out_pairs(rows, Lengths.of(params))
     return _measured(pairs, scaling, params, past_key(scaling, params), LEFT_OUT, end)
@@ -312,14 +293,14 @@ def measured_in_training(
 def _measured(
     pairs: Iterable[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
 ) -> list[MeasuredPair]:
-    """Fit a discriminator to each pair; one that ran out of time is no measure of what is usual."""
-    found = []
+    """Fit a discriminator to each pair; a pair whose fit ran out of time is skipped."""
+    measured = []
     for pair in pairs:
         left = end - time.monotonic()
         if left <= 0:
             break
         fitted = fit_discriminator(pair.reference.raw, pair.recent.raw, scaling, params.discriminator, seconds=left)
         if fitted.finished:
-            distances = tuple(round(one, 5) for one in fitted.distances.tolist())
-            found.append(MeasuredPair(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc, distances=distances))
-    return found
+            distances = tuple(round(distance, 5) for distance in fitted.distances.tolist())
+            measured.append(MeasuredPair(key=key, gap=gap, from_ns=pair.from_ns, auc=fitted.auc, distances=distances))
+    return measured

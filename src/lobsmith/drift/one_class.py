@@ -1,4 +1,4 @@
-"""The reference score: how unlike the training window a block of raw rows is, as one ONNX file, and its alarm level."""
+"""The reference score: distance of blocks of raw rows from the training window, one ONNX file; and its alarm level."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,36 +16,36 @@ from lobsmith.compress.export import OPSET
 from lobsmith.drift.reference import Scaling
 
 SHORTEST = 16
-"""Rows of the shortest block that can be scored."""
+"""Rows of the shortest block."""
 LENGTHS = (16, 32, 64, 128, 256)
-"""Rows of the blocks whose levels are kept, each twice the one before; between them they are interpolated."""
+"""Block lengths, rows, with a level each; between them levels are interpolated."""
 DISTANCES = 3
-"""Of all figures together, of the furthest mean, of the furthest deviation."""
+"""Of all figures together, the furthest mean, the furthest deviation."""
 _CLIP = 2.0
-"""Scaled values beyond this count as this where all features are looked at together: tails would drown the rest ..."""
+"""Clip of scaled values for the joint distance: tails would dominate it ..."""
 _FAR = 8.0
-"""... and as this in the means that are looked at one by one, so that a wild feature stands out."""
+"""... and for the means of single features, where an outlier shall count."""
 _STILL = 0.1
-"""Added to deviations before the logarithm: what changes less than this stands still."""
+"""Added to deviations before the logarithm."""
 SCORE_INPUT = "rows"
 SCORE_OUTPUTS = ("score", "contributions")
 Float64 = npt.NDArray[np.float64]
 _TAIL = 0.2
 """Share of the maxima that the tail is fitted to."""
 _PRIOR = 0.15
-"""Tail index where there is nothing to fit: of block distances in simulated hours, rounded up."""
+"""Prior of the tail index: of block distances in simulated hours, rounded up."""
 _PRIOR_COUNT = 2
 """Maxima that the prior counts for."""
 _SMALLEST = 0.1
-"""Smallest distance that counts: where nothing ever changes, not every change is an alarm."""
+"""Smallest distance that counts: a constant feature's smallest change is no alarm."""
 
 
 class Figures(NamedTuple):
-    """What blocks are told by, each [B, 2F].
+    """Figures of blocks, each [B, 2F].
 
     Attributes:
-        together: means and deviations of the features, clipped, to be looked at together.
-        alone: means of the features, clipped further out, and log deviations, to be looked at one by one.
+        together: means and deviations of the features, clipped, for the joint distance.
+        alone: means of the features, clipped further out, and log deviations, compared one by one.
     """
 
     together: Tensor
@@ -53,12 +53,12 @@ class Figures(NamedTuple):
 
 
 class BlockStatistics(NamedTuple):
-    """What figures of one instrument's blocks are like.
+    """Mean and covariance of the figures of one instrument's blocks.
 
     Attributes:
-        mean, deviation: of the figures to be looked at together, [2F].
-        whitener: [2F, 2F], takes these, standardised, to uncorrelated ones of variance 1.
-        alone_mean, alone_deviation: of those to be looked at one by one, [2F].
+        mean, deviation: of the joint figures, [2F].
+        whitener: [2F, 2F], from standardised joint figures to uncorrelated ones of variance 1.
+        alone_mean, alone_deviation: of the single figures, [2F].
     """
 
     mean: Tensor
@@ -69,7 +69,7 @@ class BlockStatistics(NamedTuple):
 
 
 class InstrumentScore(nn.Module):
-    """How far blocks are from those of one instrument.
+    """Distance of blocks from one instrument's training blocks.
 
     Attributes:
         levels: alarm levels of the three distances at each of `LENGTHS`, [3, L].
@@ -89,13 +89,13 @@ class InstrumentScore(nn.Module):
         self.register_buffer("levels", torch.ones(DISTANCES, len(LENGTHS)))
 
     def distances(self, figures: Figures) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the distance of all figures together, [B], a root of a mean square, and of each one alone, [B, F]."""
+        """Return the root mean square distance of all figures together, [B], and of each one alone, [B, F]."""
         together = ((figures.together - self.mean) / self.deviation) @ self.whitener
         means, deviations = ((figures.alone - self.alone_mean) / self.alone_deviation).abs().chunk(2, dim=1)
         return together.square().mean(dim=1).sqrt(), means, deviations
 
     def forward(self, figures: Figures, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return score [B] and features [B, F] in units of the alarm levels, which `weights` [L] interpolate."""
+        """Return score [B] and features [B, F] in units of the alarm levels, interpolated by `weights` [L]."""
         levels = (self.levels * weights).sum(dim=1)
         distance, means, deviations = self.distances(figures)
         features = torch.maximum(means / levels[1], deviations / levels[2])
@@ -103,11 +103,10 @@ class InstrumentScore(nn.Module):
 
 
 class ReferenceScore(nn.Module):
-    """The score of blocks of raw rows; above 1 is an alarm, whichever version it was made for.
+    """The score of blocks of raw rows; above 1 is an alarm.
 
     Args:
-        scaling: of the reference.
-        instruments: one for each instrument of the training window.
+        instruments: of the training window.
     """
 
     centre: Tensor
@@ -145,17 +144,17 @@ class ReferenceScore(nn.Module):
             rows: float32 [B, T, F], T consecutive thinned raw rows of one instrument, T >= 16.
 
         Returns:
-            score [B, 1], above 1 where the block is unlike the training window; contributions [B, F], how far each
-            feature has moved by itself, in units of the level from which it alone is an alarm. Where a value is not
-            finite both are infinite: a comparison with NaN would be no alarm.
+            score [B, 1], above 1 where the block is unlike the training window; contributions [B, F], each feature's
+            shift in units of its own alarm level. Both are infinite where a value is not finite: NaN would compare as
+            no alarm.
         """
         unknown = torch.isnan(rows) | torch.isinf(rows)
         figures = self.figures(torch.where(unknown, torch.zeros_like(rows), rows))
-        # The shape is taken as a tensor, so that the exported graph computes with it and does not freeze it.
+        # A tensor shape: the exported graph computes with it instead of freezing it.
         length = shape_as_tensor(rows)[1].float().log2().clamp(self.lengths[0], self.lengths[-1])
         weights = (1 - (length - self.lengths).abs()).clamp(min=0)
-        found = [one(figures, weights) for one in self.instruments]
-        score, features = (torch.stack(parts).amin(dim=0) for parts in zip(*found, strict=True))
+        scores = [instrument(figures, weights) for instrument in self.instruments]
+        score, features = (torch.stack(parts).amin(dim=0) for parts in zip(*scores, strict=True))
         lost = unknown.any(dim=1)
         infinite = torch.full_like(features, torch.inf)
         return (
@@ -168,7 +167,7 @@ def export_score(score: ReferenceScore, destination: Path) -> None:
     """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B, 1], `contributions` [B, F]."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        # The tracer warns of constants that it records; the tests compare other shapes than the traced one.
+        # The tracer warns of recorded constants; tests compare other shapes than the traced one.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             score.eval(),
@@ -188,16 +187,14 @@ def export_score(score: ReferenceScore, destination: Path) -> None:
 
 
 def alarm_level(maxima: Float64, probability: float) -> float:
-    """Return what a block's maximum passes with a small probability, extrapolated beyond the sample.
+    """Return the level that a block's maximum exceeds with a small probability, extrapolated beyond the sample.
 
-    The tail is taken for one of Pareto, `(x / u) ** (-1 / index)` above u: Weissman's quantile (1978) with Hill's index
-    (1975), steadied by a prior. It is heavier than that of the normal distribution, so that the level is rather too
-    high than too low. Blocks count as independent: where alarms come in clusters, there are fewer of these than of
-    blocks above the level, which errs on the same side.
+    Pareto tail, `(x / u) ** (-1 / index)` above u: Weissman's quantile (1978) with Hill's index (1975) and a prior. It
+    errs towards a high level: alarms cluster, while blocks count as independent.
 
     Args:
         maxima: [N], N >= 1, of consecutive blocks.
-        probability: of passing the level, for one block.
+        probability: of exceeding the level, for one block.
     """
     rising = np.maximum(np.sort(maxima), _SMALLEST)
     count = max(1, round(_TAIL * len(rising)))

@@ -1,4 +1,4 @@
-"""The training window as drift is measured against it: thinned raw rows of one instrument, and their scaling."""
+"""The reference window: thinned raw rows of one instrument, and their scaling."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -24,7 +24,7 @@ Int64 = npt.NDArray[np.int64]
 _NORMAL_IQR = 1.349
 """Interquartile range of the standard normal distribution."""
 _LEAST = 0.05
-"""Smallest scale as a share of the centre: a spread of one tick, in basis points, moves with each move of the price."""
+"""Least scale as a share of the centre: a spread of one tick, in basis points, moves with the price."""
 _DTYPES = {"time_ns": np.int64, "segment": np.int64, "raw": np.float32}
 
 
@@ -55,36 +55,30 @@ class RawRows:
         return self.slice(int(start), int(stop))
 
     def newest(self, length_ns: int) -> "RawRows":
-        """Return the rows of the newest so many nanoseconds, as views."""
+        """Return the rows of the newest `length_ns`, as views."""
         last = int(self.time_ns[-1]) if len(self) else 0
         return self.between(last + 1 - length_ns, last + 1)
 
 
 def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
-    """Return the places of the first row in each slot of `every_ms` of receive time: the same for every caller.
+    """Return the places of the first row in each interval of `every_ms` of receive time, aligned to 1970.
 
     Args:
         time_ns: int64 [N], never decreasing.
-        every_ms: length of a slot; slots begin at its multiples since 1970.
     """
-    slots = time_ns // (every_ms * NS_PER_MS)
-    return np.flatnonzero(np.diff(slots, prepend=-1) != 0)
+    intervals = time_ns // (every_ms * NS_PER_MS)
+    return np.flatnonzero(np.diff(intervals, prepend=-1) != 0)
 
 
 def joined(learnt: RawRows, current: RawRows) -> RawRows:
-    """Join two stretches of one stream in the order of time; where they overlap, those of the first count.
-
-    Args:
-        learnt: rows of a training window, which may be of the very stream that was logged.
-        lived: rows of the log.
-    """
+    """Join rows of a training window and of the log in the order of time; where they overlap, the former are kept."""
     if not len(learnt) or not len(current):
         return learnt if len(learnt) else current
     earlier = current.between(int(current.time_ns[0]), int(learnt.time_ns[0]))
     later = current.between(int(learnt.time_ns[-1]) + 1, int(current.time_ns[-1]) + 1)
     parts = (earlier, learnt, later)
     lengths = [len(part) for part in parts]
-    # Numbers of segments are their owner's: two that met by chance would join what has a hole between.
+    # Segment numbers are local to a part: equal numbers of two parts must not join across a gap.
     own = np.concatenate([part.segment for part in parts])
     breaks = (np.diff(own, prepend=own[:1]) != 0) | (np.isin(np.arange(len(own)), np.cumsum(lengths)[:-1]))
     return RawRows(
@@ -107,12 +101,10 @@ class Scaling(NamedTuple):
 
 
 def fit_scaling(raw: Float32) -> Scaling:
-    """Take medians, and interquartile ranges or standard deviations, of rows, float32 [N, F], N >= 1, all finite.
+    """Fit medians and scales to rows, float32 [N, F], N >= 1, finite.
 
-    The larger of the two counts. A spread is one tick most of the time, and its middle half, as a share of the price,
-    shows no more than how the price has wandered: in units of that, any other hour would be far away and two ticks
-    thousands of units. For the same reason no scale is less than a twentieth of its centre. It is 1 where all rows
-    are 0.
+    A scale is the largest of the normalised interquartile range, the standard deviation and a twentieth of the centre
+    (the range of a one-tick spread in basis points shows only the price's moves); 1 where all rows are 0.
     """
     low, centre, high = np.quantile(raw, (0.25, 0.5, 0.75), axis=0)
     spread, deviation = (high - low) / _NORMAL_IQR, raw.std(axis=0, dtype=np.float64)
@@ -123,12 +115,12 @@ def fit_scaling(raw: Float32) -> Scaling:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a version has learnt from, as drift is told by.
+    """A version's reference window.
 
     Attributes:
-        rows: those of each instrument, `venue:symbol`, that was trained on.
+        rows: of each instrument, `venue:symbol`, trained on.
         scaling: of all of them together.
-        every_ms: at most one row in each slot of so long; recent rows are thinned alike.
+        every_ms: thinning interval; recent rows are thinned alike.
     """
 
     rows: dict[str, RawRows]
@@ -137,8 +129,6 @@ class Reference:
 
 
 class _About(Struct, frozen=True, forbid_unknown_fields=True):
-    """A saved reference's metadata."""
-
     instruments: tuple[str, ...]
     every_ms: int
 
@@ -147,32 +137,32 @@ def freeze(datasets: Iterable[Dataset], params: DriftParams) -> Reference:
     """Take the complete rows of the datasets that a network is trained on.
 
     Raises:
-        DataError: a dataset has no complete row, or one that is not finite.
+        DataError: a dataset has no complete row, or a row that is not finite.
     """
-    rows = {str(one.instrument): _raw_rows(one, params.every_ms) for one in datasets}
+    rows = {str(dataset.instrument): _raw_rows(dataset, params.every_ms) for dataset in datasets}
     if not rows:
         raise DataError("no dataset to take a reference of; run the features stage first")
-    return Reference(rows, fit_scaling(np.concatenate([one.raw for one in rows.values()])), params.every_ms)
+    return Reference(rows, fit_scaling(np.concatenate([raw_rows.raw for raw_rows in rows.values()])), params.every_ms)
 
 
 def _raw_rows(dataset: Dataset, every_ms: int) -> RawRows:
     rows = dataset.rows
     complete = np.flatnonzero(rows.complete)
     places = complete[thinned(rows.time[complete], every_ms)]
-    found = RawRows(rows.time[places], rows.segment[places], rows.raw[places])
-    if not len(found):
+    thin = RawRows(rows.time[places], rows.segment[places], rows.raw[places])
+    if not len(thin):
         raise DataError(f"{dataset.instrument}: no complete row to take a reference of; give more data")
-    if not np.isfinite(found.raw).all():
+    if not np.isfinite(thin.raw).all():
         raise DataError(f"{dataset.instrument}: complete rows that are not finite; run the features stage again")
-    return found
+    return thin
 
 
 def save_reference(reference: Reference, path: Path) -> None:
-    """Write a reference as safetensors, whole or not at all; the same reference gives the same bytes."""
+    """Write a reference as safetensors, atomically; the same reference gives the same bytes."""
     arrays = {"centre": reference.scaling.centre, "scale": reference.scaling.scale}
     for number, rows in enumerate(reference.rows.values()):
         arrays |= {f"{field.name}.{number}": getattr(rows, field.name) for field in fields(rows)}
-    # One entry: safetensors writes several in an order that differs from run to run.
+    # One entry: safetensors writes several in a varying order.
     about = msgspec.json.encode(_About(tuple(reference.rows), reference.every_ms)).decode()
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     write_atomic(path, save(contiguous, {"lobsmith": about}))
@@ -182,7 +172,7 @@ def load_reference(path: Path) -> Reference:
     """Read a reference.
 
     Raises:
-        DataError: the file is missing, is not a reference, or is one of other features.
+        DataError: the file is missing, is not a reference, or has other features.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -191,24 +181,24 @@ def load_reference(path: Path) -> Reference:
                 name: RawRows(**{column: file.get_tensor(f"{column}.{number}") for column in _DTYPES})
                 for number, name in enumerate(about.instruments)
             }
-            found = Reference(rows, Scaling(file.get_tensor("centre"), file.get_tensor("scale")), about.every_ms)
-        _check(found)
+            reference = Reference(rows, Scaling(file.get_tensor("centre"), file.get_tensor("scale")), about.every_ms)
+        _check(reference)
     except (OSError, SafetensorError, KeyError, ValueError, msgspec.MsgspecError) as error:
         raise DataError(
             f"{path}: not a reference of these {COUNT} features: {error}; train anew, or restore the version's files"
         ) from error
-    return found
+    return reference
 
 
-def _check(found: Reference) -> None:
-    if not found.rows or found.every_ms < 1:
+def _check(reference: Reference) -> None:
+    if not reference.rows or reference.every_ms < 1:
         raise ValueError("no instrument, or no time between its rows")
-    for name, array in found.scaling._asdict().items():
+    for name, array in reference.scaling._asdict().items():
         if array.shape != (COUNT,) or array.dtype != np.float32 or not np.isfinite(array).all():
             raise ValueError(f"{name} has the shape {array.shape} and the type {array.dtype}, or is not finite")
-    if not (found.scaling.scale > 0).all():
+    if not (reference.scaling.scale > 0).all():
         raise ValueError("a scale is not positive")
-    for instrument, rows in found.rows.items():
+    for instrument, rows in reference.rows.items():
         shapes = {"time_ns": (len(rows),), "segment": (len(rows),), "raw": (len(rows), COUNT)}
         for name, shape in shapes.items():
             array = getattr(rows, name)

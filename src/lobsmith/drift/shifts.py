@@ -1,4 +1,4 @@
-"""Feature shift and prediction shift: how far each quantity has moved between two windows."""
+"""Feature shift and prediction shift: distance of each quantity between two windows."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,19 +16,18 @@ Numbers = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 _QUANTILES = 1000
 """Levels that the earth mover's distance is summed over."""
 _HALF = 0.5
-"""Rows that each bin has beforehand, so that an empty one costs a finite amount (Jeffreys 1946)."""
+"""Pseudo-count of each bin, so that an empty one costs a finite amount (Jeffreys 1946)."""
 _DOWN, _UNCHANGED, _UP = range(3)
 _PRIOR = 1.0
-"""Rows that each direction is taken to have come once more than it did."""
+"""Pseudo-count of each direction."""
 
 
 def feature_shifts(
     names: Sequence[str], reference: Numbers, recent: Numbers, *, importance: Float64 | None = None, bins: int = 10
 ) -> tuple[FeatureShift, ...]:
-    """Describe how each column has moved, in the order of the columns.
+    """Describe the shift of each column, in the order of the columns.
 
     Args:
-        names: of the F columns.
         reference: [N, F], N >= 1, finite, own units.
         recent: [M, F], M >= 1.
         importance: float64 [F] of a discriminator.
@@ -56,17 +55,13 @@ def feature_shifts(
 def earth_movers(reference: Numbers, recent: Numbers) -> Float64:
     """Return the earth mover's distance of order 1 of each column, float64 [F], in the columns' units.
 
-    On the line it is the mean distance of the quantile functions, here at 1000 levels.
-
-    Args:
-        reference: [N, F], each column rising.
-        recent: [M, F], likewise.
+    The mean distance of the quantile functions at 1000 levels; columns [N, F] and [M, F] are rising.
     """
     return np.asarray(np.abs(_quantiles(reference) - _quantiles(recent)).mean(axis=0), np.float64)
 
 
 def _in_deviations(distance: Float64, reference: Float64, recent: Float64) -> Float64:
-    """Divide by deviations of the reference; of all rows where it is constant, and what has not moved stays 0."""
+    """Divide by deviations of the reference, or of all rows where it is constant; a distance of 0 stays 0."""
     deviation = reference.std(axis=0)
     constant = reference[0] == reference[-1]
     if constant.any():
@@ -96,14 +91,14 @@ def _counts(ordered: Float64, cuts: Float64) -> Float64:
 
 
 def _psi(old: Float64, new: Float64) -> float:
-    """Return the population stability index, nats: the two Kullback-Leibler divergences added up (Jeffreys 1946)."""
+    """Return the population stability index, nats: the sum of both Kullback-Leibler divergences (Jeffreys 1946)."""
     before = (old + _HALF) / (old.sum() + _HALF * len(old))
     after = (new + _HALF) / (new.sum() + _HALF * len(new))
     return float(((after - before) * np.log(after / before)).sum())
 
 
 def between(answers: Answers, from_ns: int, until_ns: int) -> Answers:
-    """Return the rows received from `from_ns` on and before `until_ns`, in the order of time; reasons are left out."""
+    """Return the rows received from `from_ns` on and before `until_ns`, in the order of time, without reasons."""
     chosen = np.flatnonzero((answers.time_ns >= from_ns) & (answers.time_ns < until_ns))
     chosen = chosen[np.argsort(answers.time_ns[chosen], kind="stable")]
     names = ("time_ns", "segment", "labels", "probabilities", "latency_ns")
@@ -111,9 +106,9 @@ def between(answers: Answers, from_ns: int, until_ns: int) -> Answers:
 
 
 def quantities(answers: Answers) -> tuple[list[str], npt.NDArray[np.float32]]:
-    """Return the quantities of answered rows that prediction drift is looked for in: their names, and float32 [M, 2 H].
+    """Return the quantities of answered rows whose drift is measured: names, and float32 [M, 2 H].
 
-    For every horizon these are the probability of no change, and how much more probable up is than down.
+    At each horizon P(unchanged), and P(up) - P(down).
     """
     p = answers.probabilities[answered(answers)]
     names = [
@@ -122,57 +117,52 @@ def quantities(answers: Answers) -> tuple[list[str], npt.NDArray[np.float32]]:
     return names, np.concatenate([p[..., _UNCHANGED], p[..., _UP] - p[..., _DOWN]], axis=1)
 
 
-def quantiles_of(said: Numbers) -> Float64:
-    """Return float64 [1000, K], each column's quantiles: what its distances are taken from, whatever N is.
+def quantiles_of(values: Numbers) -> Float64:
+    """Return each column's quantiles, float64 [1000, K].
 
     Args:
-        said: [N, K], N >= 1.
+        values: [N, K], N >= 1.
     """
-    return _quantiles(np.sort(said, axis=0).astype(np.float64))
+    return _quantiles(np.sort(values, axis=0).astype(np.float64))
 
 
 def shift_of_answers(reference: Answers, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
-    """Return how far the answers have moved, and each quantity of theirs, the one that moved most first.
-
-    Args:
-        reference: answers of a version, at least one.
-        recent: later answers of the same version, at least one.
+    """Return the shift of recent answers from a reference, each at least one row, of the same version.
 
     Returns:
-        The mean of the quantities' earth mover's distances, in standard deviations of the reference.
+        The mean of the quantities' earth mover's distances, in standard deviations of the reference; and their shifts,
+        the largest first.
     """
     return shift_of_quantities(quantities(reference)[1], recent)
 
 
 def shift_of_quantities(before: Numbers, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
-    """Return the same of answers of which only the quantities are known, [N, 2 H], or their `quantiles_of`."""
+    """As `shift_of_answers`, from the reference's quantities alone, [N, 2 H], or their `quantiles_of`."""
     names, after = quantities(recent)
     shifts = feature_shifts(names, before, after)
-    ordered = sorted(shifts, key=lambda one: one.wasserstein, reverse=True)
-    return float(np.mean([one.wasserstein for one in ordered])), tuple(ordered)
+    ordered = sorted(shifts, key=lambda shift: shift.wasserstein, reverse=True)
+    return float(np.mean([shift.wasserstein for shift in ordered])), tuple(ordered)
 
 
 def excess_loss(reference: Answers, recent: Answers, longest_ms: int) -> tuple[float, int] | None:
-    """Return what a row costs more than always saying how often each direction came in the reference, nats; and rows.
+    """Return the mean loss of a recent row above that of the reference's direction frequencies, nats; and the number of
+    rows.
 
-    The same rows are scored twice, so that a market in which everything has become harder to foresee weighs on both.
-    None where no row of either has an answer and a known outcome.
-
-    Args:
-        reference: earlier rows.
-        recent: of these the losses are.
-        longest_ms: horizons up to this one count.
+    Both losses are of the same rows, at horizons up to `longest_ms`. None where no row has an answer and a known
+    outcome.
     """
     return excess_over(direction_counts(reference), recent, longest_ms)
 
 
 def direction_counts(answers: Answers) -> Float64:
-    """Return how often each direction came at each horizon, float64 [H, 3]."""
-    return np.array([np.bincount(of[of != UNKNOWN], minlength=3) for of in answers.labels.T], np.float64).reshape(-1, 3)
+    """Return the count of each direction at each horizon, float64 [H, 3]."""
+    return np.array(
+        [np.bincount(labels[labels != UNKNOWN], minlength=3) for labels in answers.labels.T], np.float64
+    ).reshape(-1, 3)
 
 
 def excess_over(counts: Float64, recent: Answers, longest_ms: int) -> tuple[float, int] | None:
-    """Return the same of a reference of which only the `direction_counts` are known."""
+    """As `excess_loss`, from the reference's `direction_counts` alone."""
     horizons = judged_horizons(recent.horizons_ms, longest_ms)
     loss, known = losses(recent, horizons)
     if not known.any() or not counts[horizons].sum(axis=1).all():

@@ -1,8 +1,7 @@
-"""The null distribution that a version is published with: what is usual within its own training window.
+"""The null distribution published with a version: statistics of windows of its own training data.
 
-Of rows it holds what `measured_in_training` found. Of answers it takes those of the exported model to the held-out
-rows of the window, which the network has not been fitted to: answers to rows that it has learnt cost too little, and
-any live row would seem to cost more than usual.
+Of rows it holds `measured_in_training`. Of answers it holds those of the exported model to held-out rows of the window:
+answers to fitted rows would cost too little.
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,13 +31,7 @@ _DIGITS = 6
 
 
 class AnswersWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A window of held-out rows, its answers beside those to the rest of them.
-
-    Attributes:
-        from_ns: where it begins, UTC.
-        shift: see `shift_of_answers`.
-        loss: see `excess_loss`; None where it cannot be told.
-    """
+    """A window of held-out rows from `from_ns`: its `shift_of_answers` and `excess_loss` beside the other ones."""
 
     from_ns: int
     shift: float
@@ -50,12 +43,11 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
 
     Attributes:
         recent_s: length of a window, s.
-        minimum_rows: least rows of one.
+        minimum_rows: of a window.
         longest_ms: horizons up to this one count for losses.
-        from_ns, until_ns: receive times of the newest held-out rows, which answers are compared with, UTC.
-        rows: how many of these.
-        quantiles: of the quantities that are told from answers, K columns of 1000.
-        directions: how often each direction came, of each horizon.
+        from_ns, until_ns, rows: the newest held-out rows, the reference of answers; receive times, UTC, and number.
+        quantiles: of the quantities of answers, K columns of 1000.
+        directions: count of each direction, at each horizon.
         windows: in the order of time.
     """
 
@@ -70,7 +62,7 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
     windows: tuple[AnswersWindow, ...]
 
     @cached_property
-    def _said(self) -> Float64:
+    def _reference_quantiles(self) -> Float64:
         return np.array(self.quantiles, np.float64).T
 
     def newest(self, answers: Answers, until_ns: int) -> Answers:
@@ -78,42 +70,42 @@ class HeldOut(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dic
         return between(answers, until_ns - round(self.recent_s * NS_PER_S), until_ns)
 
     def shift(self, recent: Answers) -> tuple[float, tuple[FeatureShift, ...]]:
-        """Return how far answers, at least one, have moved from those to held-out rows."""
-        return shift_of_quantities(self._said, recent)
+        """Return the shift of answers, at least one, from those to held-out rows."""
+        return shift_of_quantities(self._reference_quantiles, recent)
 
     def loss(self, recent: Answers) -> tuple[float, int] | None:
-        """Return what rows cost more than the frequencies of the held-out rows would, and how many rows."""
+        """Return the excess loss over the held-out rows' direction frequencies, and the number of rows."""
         return excess_over(np.array(self.directions), recent, self.longest_ms)
 
 
 class StreamNull(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is usual of one instrument; of answers None where the held-out rows are too few for windows of their own."""
+    """The null distribution of one instrument; `answers` is None where held-out rows are too few for windows."""
 
     rows: tuple[MeasuredPair, ...]
     answers: HeldOut | None
 
 
 class TrainingNull(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is usual of each instrument, `venue:symbol`, that was trained on."""
+    """The null distribution of each instrument, `venue:symbol`, trained on."""
 
     streams: dict[str, StreamNull]
 
     def __str__(self) -> str:
         return "; ".join(
-            f"{name}: {len(one.rows)} windows of rows, {len(one.answers.windows) if one.answers else 0} of answers"
-            for name, one in self.streams.items()
+            f"{name}: {len(null.rows)} windows of rows, {len(null.answers.windows) if null.answers else 0} of answers"
+            for name, null in self.streams.items()
         )
 
 
 def training_null(
     reference: Reference, answers: Mapping[str, Answers], params: DriftParams, longest_ms: int
 ) -> TrainingNull:
-    """Measure what is usual within a training window.
+    """Measure the null distribution of a training window.
 
     Args:
         reference: of the window.
-        answers: of the exported model to held-out rows of each instrument that has any, in the order of time.
-        params: `drift`, as for data of any length.
+        answers: of the exported model to each instrument's held-out rows, in the order of time.
+        params: `drift`, not fitted.
         longest_ms: horizons up to this one count for losses.
     """
     streams = {}
@@ -133,13 +125,13 @@ def _held_out(answers: Answers, params: DriftParams, longest_ms: int) -> HeldOut
     for start in left_out_starts(first, end, recent_ns):
         recent, apart = between(answers, start, start + recent_ns), beside(start, recent_ns)
         before, after = between(whole, first, apart[0]), between(whole, apart[1], end)
-        left = [one for one in (before, after) if answered(one).any()]
-        if int(answered(recent).sum()) < params.minimum_rows or not left:
+        rest = [part for part in (before, after) if answered(part).any()]
+        if int(answered(recent).sum()) < params.minimum_rows or not rest:
             continue
-        rest = np.concatenate([quantities(one)[1] for one in left])
-        shift, _ = shift_of_quantities(quantiles_of(rest), recent)
-        found = excess_over(np.sum([direction_counts(one) for one in left], axis=0), recent, longest_ms)
-        windows.append(AnswersWindow(from_ns=start, shift=shift, loss=None if found is None else found[0]))
+        rest_quantities = np.concatenate([quantities(part)[1] for part in rest])
+        shift, _ = shift_of_quantities(quantiles_of(rest_quantities), recent)
+        excess = excess_over(np.sum([direction_counts(part) for part in rest], axis=0), recent, longest_ms)
+        windows.append(AnswersWindow(from_ns=start, shift=shift, loss=None if excess is None else excess[0]))
     if len(windows) < 2:
         return None
     columns = quantiles_of(quantities(whole)[1]).T.round(_DIGITS).tolist()
@@ -157,15 +149,15 @@ def _held_out(answers: Answers, params: DriftParams, longest_ms: int) -> HeldOut
 
 
 def save_null(null: TrainingNull, path: Path) -> None:
-    """Write it as JSON, whole or not at all; the same null gives the same bytes."""
+    """Write it as JSON, atomically; the same null gives the same bytes."""
     write_atomic(path, msgspec.json.encode(null))
 
 
 def load_null(path: Path) -> TrainingNull:
-    """Read what `save_null` wrote.
+    """Read a null distribution.
 
     Raises:
-        DataError: the file is missing, or is none.
+        DataError: the file is missing or does not decode.
     """
     try:
         return msgspec.json.decode(path.read_bytes(), type=TrainingNull)
@@ -174,12 +166,12 @@ def load_null(path: Path) -> TrainingNull:
 
 
 class TrainingPairs(NamedTuple):
-    """What was measured beside a version's own reference: windows of its training data, and earlier looks."""
+    """Pairs with the version's own reference: windows of its training data, and earlier checks."""
 
     pairs: list[MeasuredPair]
     """In the order of time."""
     checks: int
-    """How many of them, the newest, are looks."""
+    """How many of them, the newest, are checks."""
 
 
 def training_pairs(
@@ -192,30 +184,30 @@ def training_pairs(
     until_ns: int,
     end: float,
 ) -> TrainingPairs:
-    """Return what the present window is compared with as long as too few past pairs are as far apart as it is.
+    """Return the null distribution used while too few past pairs have the present gap.
 
-    Windows of the training data were measured when the version was published; where that is not so, or under other
-    parameters, they are measured now, and kept. Earlier looks count where they do not overlap.
+    Training windows measured at publication, else now; and earlier checks that do not overlap.
 
     Args:
         training: rows of the training window.
-        published: what was measured at publication.
-        scaling: frozen with the model.
-        store: of looks, and of what is measured now.
-        params: `drift`, fitted to the length of the rows.
-        until_ns: when the present window begins.
+        published: pairs measured at publication.
+        store: of checks, and of what is measured now.
+        params: fitted to the length of the rows.
+        until_ns: start of the present window.
         end: monotonic time at which measuring stops.
     """
     key, recent_ns = past_key(scaling, params), Lengths.of(params).recent
     last = int(training.time_ns[-1]) + 1 - recent_ns
     kept = store.measured(key, LEFT_OUT)
-    old = [one for one in published if one.key == key] or [one for one in kept.values() if one.from_ns <= last]
-    if not old:
-        old = measured_in_training(training, scaling, params, end=end)
-        store.add(old)
+    windows = [pair for pair in published if pair.key == key] or [
+        pair for pair in kept.values() if pair.from_ns <= last
+    ]
+    if not windows:
+        windows = measured_in_training(training, scaling, params, end=end)
+        store.add(windows)
     checks: list[MeasuredPair] = []
-    for one in kept.values():
-        free_ns = checks[-1].from_ns + recent_ns if checks else last + 1
-        if free_ns <= one.from_ns <= until_ns - recent_ns and not store.drifted(one.from_ns, one.from_ns + recent_ns):
-            checks.append(one)
-    return TrainingPairs([*old, *checks[-MOST:]], min(len(checks), MOST))
+    for pair in kept.values():
+        free_ns, pair_until_ns = checks[-1].from_ns + recent_ns if checks else last + 1, pair.from_ns + recent_ns
+        if free_ns <= pair.from_ns and pair_until_ns <= until_ns and not store.drifted(pair.from_ns, pair_until_ns):
+            checks.append(pair)
+    return TrainingPairs([*windows, *checks[-MOST:]], min(len(checks), MOST))

@@ -1,4 +1,4 @@
-"""What a look for drift answers."""
+"""Verdicts of a drift check."""
 
 from enum import StrEnum
 from typing import NamedTuple
@@ -11,38 +11,36 @@ from lobsmith.verdict import Verdict
 
 
 class Kind(StrEnum):
-    """What has changed."""
+    """Kind of drift."""
 
     COVARIATE = "covariate"
-    """The rows: their features have another distribution."""
+    """The features' distribution has changed."""
     PREDICTION = "prediction"
-    """The answers: the model says other things than it used to."""
+    """The answers' distribution has changed."""
     CONCEPT = "concept"
-    """What follows: answers cost more than they used to, or than the fallback's."""
+    """Answers cost more than before, or than the fallback's."""
 
 
 class Finding(StrEnum):
-    """What can be said of it."""
+    """Result for one kind."""
 
     DRIFT = "drift"
     NO_DRIFT = "no drift"
     INSUFFICIENT = "insufficient history"
-    """There is too little past to know what is usual."""
+    """Too little history for a null distribution."""
     MISSING = "missing data"
-    """There is too little present to compare. Never to be read as no drift."""
+    """Too few recent rows. Never to be read as no drift."""
 
 
 class FeatureShift(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A feature (of prediction and concept drift: a quantity) and how it has moved.
+    """The shift of a feature (of prediction and concept drift: of a quantity).
 
     Attributes:
-        name: of the feature.
-        importance: AUC that the discriminator loses where the feature is permuted; None where it was not measured.
+        importance: AUC that the discriminator loses where the feature is permuted; None where not measured.
         psi: population stability index over deciles of the reference, nats.
         wasserstein: earth mover's distance in standard deviations of the reference.
         edges: bounds of K bins, K + 1 rising numbers in the feature's own unit; the outermost hold all beyond them.
-        reference: share of the reference's rows in each of the K bins.
-        recent: share of the recent rows.
+        reference, recent: share of the rows in each bin.
     """
 
     name: str
@@ -55,7 +53,7 @@ class FeatureShift(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Window(NamedTuple):
-    """Rows that were compared: receive times of the first and the last, UTC, and how many count."""
+    """Receive times of the first and the last row compared, UTC, and the number of rows that count."""
 
     from_ns: int | None
     until_ns: int | None
@@ -63,31 +61,27 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, time_ns: npt.NDArray[np.int64], rows: int | None = None) -> "Window":
-        """Return the window of rows in the order of time; of these all count where `rows` is None."""
+        """Return the window of rows in the order of time; None counts all rows."""
         known = len(time_ns) > 0
         first, last = (int(time_ns[0]), int(time_ns[-1])) if known else (None, None)
         return cls(first, last, len(time_ns) if rows is None else rows)
 
 
 class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was found of one kind of drift.
+    """The result for one kind of drift.
 
     Attributes:
-        kind: of the drift.
-        finding: what was found.
-        reason: why, one line for people.
-        value: the statistic: AUC of covariate drift, otherwise as `reason` says; None where nothing was measured.
-        p_value: how often the past gave as much; None where it cannot be said.
-        level: DRIFT from this p-value down.
-        past: how many past pairs (windows, blocks) it was compared with.
-        null: the statistic of each of these, for the page.
-        reference_from_ns, reference_until_ns: receive times of the rows compared with, UTC; None where there are none.
-        recent_from_ns, recent_until_ns: of the recent rows.
+        reason: one line for people.
+        value: the statistic: AUC of covariate drift, otherwise as in `reason`; None where not measured.
+        p_value: rank of the statistic in the null distribution; None where unknown.
+        level: DRIFT at or below this p-value.
+        past, null: the null distribution (past pairs, windows), its size and values.
+        reference_from_ns, reference_until_ns, recent_from_ns, recent_until_ns: receive times of the rows, UTC.
         reference_rows, recent_rows: how many of each.
-        beside_training: of answers, the statistic beside those to held-out rows of the training window; unset where the
-            version has none.
-        beside_before: beside those before; unset where these are too few, or where it is `value` anyway.
-        moved: what moved, the most important first.
+        beside_training: of answers, the statistic beside held-out rows of the training window; unset where the version
+            has none.
+        beside_before: beside earlier answers; unset where these are too few, or where it equals `value`.
+        moved: shifts, the most important first.
     """
 
     kind: Kind
@@ -125,7 +119,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         beside_training: float | UnsetType = UNSET,
         moved: tuple[FeatureShift, ...] = (),
     ) -> "DriftVerdict":
-        """Return the verdict on two windows of rows; the statistic was compared with all of `null`."""
+        """Return the verdict on two windows; `null` is the whole null distribution."""
         return cls(
             kind=kind,
             finding=finding,
@@ -147,7 +141,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )
 
     def as_verdict(self) -> Verdict:
-        """Return it as a gate's verdict: refused where there is drift; the evidence says where nothing was known."""
+        """Return it as a gate's verdict: refused under drift; `evidence["finding"]` tells no drift from unknown."""
         return Verdict(
             gate=f"{self.kind} drift",
             passed=self.finding is not Finding.DRIFT,
@@ -158,21 +152,13 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
                 "reason": self.reason,
                 "value": self.value,
                 "past": self.past,
-                "moved": [one.name for one in self.moved[:3]],
+                "moved": [shift.name for shift in self.moved[:3]],
             },
         )
 
 
 class DriftCheck(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One look for drift at what a version was asked about.
-
-    Attributes:
-        model, version: the active version.
-        instrument: `venue:symbol` of the stream looked at.
-        looked_ns: when, UTC.
-        verdicts: one of each kind.
-        seconds: what the look took.
-    """
+    """One drift check of a version on one stream, `venue:symbol`, at `looked_ns`, UTC, which took `seconds`."""
 
     model: str
     version: int
@@ -182,5 +168,5 @@ class DriftCheck(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seconds: float = 0.0
 
     def of(self, kind: Kind) -> DriftVerdict | None:
-        """Return the verdict of a kind, None where it was not looked for."""
-        return next((one for one in self.verdicts if one.kind is kind), None)
+        """Return the verdict of a kind, None where it was not checked."""
+        return next((verdict for verdict in self.verdicts if verdict.kind is kind), None)

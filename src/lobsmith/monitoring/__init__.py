@@ -1,1 +1,1 @@
-"""How it is doing."""
+"""Monitoring of a model in service: prediction log, drift checks, mode, alerts, live evaluation."""

@@ -1,6 +1,6 @@
-"""How good a version's answers have been: loss, hits, share answered and latency, of a window or over time.
+"""Accuracy of a version's answers: loss, hits, share answered and latency, of a window or over time.
 
-What cannot be told is None, never zero and never left out: no data must not read as no problem.
+Unknown values are None, never zero and never left out.
 """
 
 from collections.abc import Sequence
@@ -15,37 +15,37 @@ from lobsmith.online.answers import Answers
 
 
 class HorizonAccuracy(Struct, frozen=True):
-    """A version's answers at one horizon, over the rows that were answered and whose outcome is known."""
+    """A version at one horizon, over answered rows with a known outcome."""
 
     horizon_ms: int
     rows: int
-    """How many of these rows there are; the rest is None where there is none."""
+    """Number of these rows; with none all else is None."""
     accuracy: float | None
     """Share of rows whose likeliest direction came true."""
     log_loss: float | None
-    """Mean of -ln of what came true, nats."""
+    """Mean log-loss, nats."""
     base_log_loss: float | None
-    """The same of always saying how often each direction came true on just these rows: their entropy, nats."""
+    """Entropy of the directions on the same rows, nats."""
     brier: float | None
-    """Mean of the squared distance from what came true, 0 to 2 (Brier 1950)."""
+    """Mean squared distance from the outcome, 0 to 2 (Brier 1950)."""
     calibration_error: float | None
-    """Mean distance between what the likeliest direction was said to be and how often it came true, 0 to 1."""
+    """Mean distance between the probability of the likeliest direction and its frequency, 0 to 1."""
 
 
 class VersionAccuracy(Struct, frozen=True):
-    """A version's answers."""
+    """A version over a window or time bin."""
 
     model: str
     version: int
     from_ns: int | None
-    """Receive time of the first row, or the beginning of the time bin, UTC."""
+    """Receive time of the first row, or start of the time bin, UTC."""
     until_ns: int | None
-    """Receive time of the last row, or the end of the time bin."""
+    """Receive time of the last row, or end of the time bin."""
     rows: int
-    """Rows that it was asked about."""
+    """Rows put to the version."""
     answered: int
     reasons: dict[str, int]
-    """Why the others were not answered; empty for time bins, which do not tell."""
+    """Why other rows were not answered; empty for time bins."""
     latency_p50_ns: float | None
     """Of answered rows."""
     latency_p99_ns: float | None
@@ -53,7 +53,7 @@ class VersionAccuracy(Struct, frozen=True):
 
 
 def accuracy_of(answers: Answers) -> VersionAccuracy:
-    """Score a version over all the rows given."""
+    """Return the accuracy over all rows."""
     every = slice(0, len(answers.time_ns))
     known = len(answers.time_ns) > 0
     from_ns, until_ns = (int(answers.time_ns.min()), int(answers.time_ns.max())) if known else (None, None)
@@ -61,11 +61,10 @@ def accuracy_of(answers: Answers) -> VersionAccuracy:
 
 
 def accuracy_over_time(answers: Answers, edges_ns: Sequence[int]) -> list[VersionAccuracy]:
-    """Score a version in each of K time bins by the rows' receive time.
+    """Return the accuracy in each of K time bins by the rows' receive time.
 
     Args:
-        answers: of the version.
-        edges_ns: K + 1 rising times, UTC ns; a bin holds its lower edge. Bins without a row are there, with 0 rows.
+        edges_ns: K + 1 rising times, UTC ns; a bin holds its lower edge. Empty bins are included.
     """
     edges = np.asarray(edges_ns, np.int64)
     if len(edges) < 2 or (np.diff(edges) <= 0).any():

@@ -1,7 +1,6 @@
-"""Alerts: what a person should look at, on the console and in `.lobsmith/alerts.jsonl`, one JSON object a line.
+"""Alerts, on the console and in `.lobsmith/alerts.jsonl`, one JSON object a line.
 
-An alert is known by its name and what it is about. It fires once and goes on until it is resolved: a line is written
-for each of the two, never one a minute.
+An alert is identified by its name and subject. One line is written when it fires and one when it is resolved.
 """
 
 from typing import Literal
@@ -20,16 +19,16 @@ NO_PREDICTIONS = "no predictions"
 CLIENT_CRASHED = "client crashed"
 LIMITS = "limits"
 RETRAIN_WANTED = "retrain wanted"
-NO_LOOK = "no look for drift"
+NO_CHECK = "no look for drift"
 NO_SCORE = "no score"
 DRIFT = "drift"
 NO_ROWS = "no rows"
-"""Drift cannot be looked for: nothing is known, which is not the same as no drift."""
+"""Drift cannot be checked: unknown, not the same as no drift."""
 _LOCK_DEADLINE_S = 5.0
 
 
 class Alert(Struct, frozen=True, kw_only=True):
-    """One line: `name` is what is wrong, `about` with what, `message` says it to a person."""
+    """One line: `name` of the alert, `about` its subject, `message` for people."""
 
     time_ns: int
     name: str
@@ -39,7 +38,7 @@ class Alert(Struct, frozen=True, kw_only=True):
 
 
 def fire(workspace: Workspace, name: str, about: str, message: str) -> bool:
-    """Raise an alert, unless it is firing already; return whether it is new.
+    """Fire an alert unless it is firing; return whether it is new.
 
     Raises:
         ReleaseError: the file cannot be written.
@@ -48,7 +47,7 @@ def fire(workspace: Workspace, name: str, about: str, message: str) -> bool:
 
 
 def resolve(workspace: Workspace, name: str, about: str, message: str = "") -> bool:
-    """Say that an alert is over, if it is firing; return whether it was.
+    """Resolve an alert if it is firing; return whether it was.
 
     Raises:
         ReleaseError: the file cannot be written.
@@ -57,17 +56,17 @@ def resolve(workspace: Workspace, name: str, about: str, message: str = "") -> b
 
 
 def firing(workspace: Workspace) -> list[Alert]:
-    """Return the alerts that go on, the oldest first.
+    """Return the firing alerts, the oldest first.
 
     Raises:
         ReleaseError: the file cannot be read.
     """
-    last = {(one.name, one.about): one for one in read(workspace)}
-    return sorted((one for one in last.values() if one.state == "firing"), key=lambda one: one.time_ns)
+    last = {(alert.name, alert.about): alert for alert in read(workspace)}
+    return sorted((alert for alert in last.values() if alert.state == "firing"), key=lambda alert: alert.time_ns)
 
 
 def read(workspace: Workspace) -> list[Alert]:
-    """Return all lines, the oldest first; one that a crash cut short is left out.
+    """Return all lines, the oldest first, without torn ones.
 
     Raises:
         ReleaseError: the file cannot be read.
@@ -75,15 +74,15 @@ def read(workspace: Workspace) -> list[Alert]:
     try:
         return jsonl.read(workspace.alerts, Alert)
     except OSError as error:
-        raise ReleaseError(f"{workspace.alerts}: {error.strerror}; alerts cannot be told") from error
+        raise ReleaseError(f"{workspace.alerts}: {error.strerror}; alerts cannot be read") from error
 
 
 def _change(workspace: Workspace, name: str, about: str, state: Literal["firing", "resolved"], message: str) -> bool:
     path = workspace.alerts
     try:
         with exclusive_lock(path.with_suffix(".lock"), _LOCK_DEADLINE_S):
-            going = any((one.name, one.about) == (name, about) for one in firing(workspace))
-            if going == (state == "firing"):
+            is_firing = any((alert.name, alert.about) == (name, about) for alert in firing(workspace))
+            if is_firing == (state == "firing"):
                 return False
             alert = Alert(time_ns=clock.now_ns(), name=name, about=about, state=state, message=message)
             jsonl.append(path, alert)

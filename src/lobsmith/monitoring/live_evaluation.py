@@ -1,4 +1,4 @@
-"""What live traffic says of two versions, read from the prediction log and judged, instrument by instrument."""
+"""Live evaluation of two versions from the prediction log, instrument by instrument."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -15,18 +15,15 @@ from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
 
 Sources = Sequence[str]
-"""Which sessions count, by what their rows came from. A replay may be of the very rows that a model has learnt from."""
+"""Which sessions count, by the source of their rows. A replay may hold the very rows a model was trained on."""
 LIVE: Sources = (Source.LIVE.value,)
 
-# One rejection is enough, promotion has to be unanimous.
+# One rejection suffices; promotion must be unanimous.
 _CAUTION = {REJECT: 0, PROMOTE: 2}
 
 
 class LiveEvaluation(NamedTuple):
-    """The verdict that decides, the instrument whose traffic it is about, and the rows; None where they were split.
-
-    `fallback` is the version that a rollback for that instrument's sake would go back to.
-    """
+    """The deciding verdict, its instrument and rollback target (`fallback`), and the rows; None in an A/B test."""
 
     instrument: str
     verdict: LiveVerdict
@@ -45,20 +42,14 @@ def evaluate_candidate(
     sources: Sources = LIVE,
     instrument: str | None = None,
 ) -> LiveEvaluation | None:
-    """Judge a candidate beside the active version; None where no row was put to both.
+    """Compare a candidate with the active version; None where no row was put to both.
 
-    Where clients have it answer its share of the traffic (`shadow.share`), on that; else on mirrored rows.
-    With several instruments, one rejection rejects, and all have to be for a promotion.
+    In an A/B test (`shadow.share`) on the split traffic, else on mirrored rows since `since_ns`, its publication. Of
+    several instruments one rejection rejects; promotion needs all.
 
     Args:
-        workspace: where the log lies.
-        params: `shadow` and `paired` are used.
-        model: the production model.
-        active: its active version.
-        candidate: the version in the candidate slot.
-        since_ns: when the candidate was published, UTC.
-        sources: which sessions count.
-        instrument: the only one to look at; None takes all.
+        since_ns: UTC.
+        instrument: the only one to evaluate; None takes all.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -66,11 +57,13 @@ def evaluate_candidate(
     """
     pair = (model, active), (candidate_model(model), candidate)
 
-    def judge(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
-        # A client that splits nothing asks production whatever was drawn.
+    def evaluate(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
+        # A client without an A/B test asks production whatever was drawn.
         split = sessions_asked(log, *pair[1], Role.PRIMARY, sessions) if params.shadow.share else []
         if split:
-            first, second = (answers(log, *one, since_ns=since_ns, sessions=split, role=Role.PRIMARY) for one in pair)
+            first, second = (
+                answers(log, *version, since_ns=since_ns, sessions=split, role=Role.PRIMARY) for version in pair
+            )
             if len(second.time_ns):
                 drawn = by_draw(first, second, about, params.shadow)
                 return LiveEvaluation(about, evaluate_ab(*drawn, params.shadow, params.paired))
@@ -79,8 +72,12 @@ def evaluate_candidate(
             return None
         return LiveEvaluation(about, evaluate_shadow(both, params.shadow, params.paired), both)
 
-    found = _each(workspace, model, sources, instrument, judge)
-    return min(found, key=lambda one: (_CAUTION.get(one.verdict.decision, 1), one.verdict.e_better), default=None)
+    evaluations = _each(workspace, model, sources, instrument, evaluate)
+    return min(
+        evaluations,
+        key=lambda evaluation: (_CAUTION.get(evaluation.verdict.decision, 1), evaluation.verdict.e_better),
+        default=None,
+    )
 
 
 def evaluate_active(
@@ -96,19 +93,13 @@ def evaluate_active(
     instrument: str | None = None,
     has_learnt: Callable[[str], bool] = lambda _instrument: True,
 ) -> LiveEvaluation | None:
-    """Judge the active version beside its fallback; None where it was asked about no row of what it has learnt.
+    """Compare the active version with its fallback; None where no row of a trained instrument was put to it.
 
     Args:
-        workspace: where the log lies.
-        params: `rollback` and `paired` are used.
-        model: the production model.
-        active: its active version.
-        fallback: returns the version that would be gone back to for an instrument's sake, None where there is none.
+        fallback: returns the rollback target for an instrument, None where there is none.
         since_ns: when the active version was promoted, UTC.
-        now_ns: the time, UTC.
-        sources: which sessions count.
-        instrument: the only one to look at; None takes all.
-        has_learnt: says whether the active version has learnt an instrument; rows of others say nothing of it.
+        instrument: the only one to evaluate; None takes all.
+        has_learnt: whether the active version was trained on an instrument; rows of others are ignored.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -116,25 +107,25 @@ def evaluate_active(
     """
     epoch, start_ns = epoch_at(since_ns, now_ns, params.rollback.watch_s)
 
-    def judge(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
+    def evaluate(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
         if not has_learnt(about):
             return None
-        # Only as what serves: mirrored rows, which it got before a rollback, are asked about in chunks and wait.
-        mine = answers(log, model, active, since_ns=start_ns, sessions=sessions, role=Role.PRIMARY, overlaps=False)
-        if not len(mine.time_ns):
+        # Primary role only: mirrored rows, from before a rollback, are answered in chunks and wait.
+        primary = answers(log, model, active, since_ns=start_ns, sessions=sessions, role=Role.PRIMARY, overlaps=False)
+        if not len(primary.time_ns):
             return None
-        both, beside = without_fallback(mine), fallback(about)
-        if beside is not None:
-            pair = (model, beside), (model, active)
+        both, rollback_to = without_fallback(primary), fallback(about)
+        if rollback_to is not None:
+            pair = (model, rollback_to), (model, active)
             both = compared(log, *pair, since_ns=start_ns, sessions=sessions, overlaps=False)
-        verdict = evaluate_rollback(both, params.rollback, params.paired, alone=mine, epoch=epoch)
-        return LiveEvaluation(about, verdict, both, beside)
+        verdict = evaluate_rollback(both, params.rollback, params.paired, alone=primary, epoch=epoch)
+        return LiveEvaluation(about, verdict, both, rollback_to)
 
-    def urgency(one: LiveEvaluation) -> tuple[bool, bool, float]:
-        bad = one.verdict.decision == ROLL_BACK
-        return bad and one.fallback is not None, bad, one.verdict.e_worse
+    def urgency(evaluation: LiveEvaluation) -> tuple[bool, bool, float]:
+        bad = evaluation.verdict.decision == ROLL_BACK
+        return bad and evaluation.fallback is not None, bad, evaluation.verdict.e_worse
 
-    return max(_each(workspace, model, sources, instrument, judge), key=urgency, default=None)
+    return max(_each(workspace, model, sources, instrument, evaluate), key=urgency, default=None)
 
 
 def _each(
@@ -142,24 +133,24 @@ def _each(
     model: str,
     sources: Sources,
     instrument: str | None,
-    judge: Callable[[PredictionLog, str, list[str]], LiveEvaluation | None],
+    evaluate: Callable[[PredictionLog, str, list[str]], LiveEvaluation | None],
 ) -> list[LiveEvaluation]:
-    """Judge the sessions of each instrument together; only rows of one instrument can be compared."""
+    """Evaluate the sessions of each instrument together; only rows of one instrument are comparable."""
     if not log_path(workspace, model).exists():
         return []
     with PredictionLog.of(workspace, model) as log:
-        found = [
-            judge(log, about, names)
+        evaluations = [
+            evaluate(log, about, names)
             for about, names in sessions_by_instrument(log, sources).items()
             if instrument in (None, about)
         ]
-    return [one for one in found if one is not None]
+    return [evaluation for evaluation in evaluations if evaluation is not None]
 
 
 def sessions_by_instrument(log: PredictionLog, sources: Sources) -> dict[str, list[str]]:
     """Return the names of the sessions that count, by instrument, the newest first."""
-    found: dict[str, list[str]] = {}
-    for one in log.sessions():
-        if one["source"] in sources:
-            found.setdefault(one["instrument"], []).append(one["session"])
-    return found
+    names: dict[str, list[str]] = {}
+    for session in log.sessions():
+        if session["source"] in sources:
+            names.setdefault(session["instrument"], []).append(session["session"])
+    return names

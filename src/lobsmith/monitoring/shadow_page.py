@@ -1,4 +1,4 @@
-"""The page on two versions that answered the same rows of live traffic, for a review of the decision."""
+"""The page of a shadow evaluation: two versions on the same rows of live traffic."""
 
 from typing import NamedTuple
 
@@ -42,13 +42,10 @@ class Row(NamedTuple):
 
 
 def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams, *, margin: float = 0.0) -> str:
-    """Return the page of a verdict, the same for the same rows.
+    """Return the page of a verdict, deterministic.
 
     Args:
-        verdict: what was decided.
-        compared: the rows it was decided on.
-        paired: how they were compared.
-        margin: nats a row that the second may be worse: `rollback.margin` of its verdicts.
+        margin: nats a row that the second may be worse: `rollback.margin` of rollback verdicts.
     """
     differences, evidence = _blocks(compared, paired, margin)
     return render(
@@ -79,16 +76,16 @@ def _rows(compared: Compared, paired: PairedParams) -> list[Row]:
 
 
 def _row(compared: Compared, h: int, *, judged: bool) -> Row:
-    (first_loss, known), (second_loss, also) = losses(compared.first, [h]), losses(compared.second, [h])
-    both = known & also
-    nothing = float("nan")
+    (first_loss, known), (second_loss, also_known) = losses(compared.first, [h]), losses(compared.second, [h])
+    both = known & also_known
+    missing = float("nan")
 
     def mean(values: Float) -> float:
-        return float(values[both].mean()) if both.any() else nothing
+        return float(values[both].mean()) if both.any() else missing
 
     def accuracy(answers: Answers) -> float:
         right = answers.probabilities[both][:, h].argmax(axis=1) == answers.labels[both][:, h]
-        return float(right.mean()) if both.any() else nothing
+        return float(right.mean()) if both.any() else missing
 
     return Row(
         compared.first.horizons_ms[h],
@@ -102,15 +99,14 @@ def _row(compared: Compared, h: int, *, judged: bool) -> Row:
 
 
 def _plot_evidence(evidence: Float, threshold: float) -> Markup:
-    """Draw both capitals by block against what decides."""
     if not evidence.shape[1]:
         return _NOTHING
     blocks = np.arange(1, evidence.shape[1] + 1)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for one, colour, label in zip(evidence, (GOOD, BAD), ("it is better", "it is worse"), strict=True):
-            axes.plot(blocks, one, color=colour, marker=".", label=label)
+        for capital, colour, label in zip(evidence, (GOOD, BAD), ("it is better", "it is worse"), strict=True):
+            axes.plot(blocks, capital, color=colour, marker=".", label=label)
         axes.axhline(np.log10(threshold), color=INK, linewidth=0.9, linestyle="--", label="decides")
         axes.axhline(0.0, color=MUTED, linewidth=0.6)
         axes.set(xlabel="block", ylabel="e-value, log10")
@@ -120,7 +116,6 @@ def _plot_evidence(evidence: Float, threshold: float) -> Markup:
 
 
 def _plot_differences(differences: Float, verdict: LiveVerdict) -> Markup:
-    """Draw the difference of each block, and the robust mean with its interval."""
     if not len(differences):
         return _NOTHING
     blocks = np.arange(1, len(differences) + 1)

@@ -1,15 +1,15 @@
-"""What is true of a model in service: whether a client is connected, and whether rows come.
+"""State of a model in service: whether a client is connected, and whether rows arrive.
 
     state        when
     -----------  -------------------------------------------------------------------------------------------------------
     idle         no live session is open: there never was one, or the last was closed in order
     stopped      a client has crashed and no other has taken over, or rows of an open session have stopped
-    starting     the version, or the session, has been there for less than `drift.recent_s`
-    warming up   rows come, and windows of the training data and looks are too few to know what is usual
-    live         rows come
+    starting     the version, or the session, is younger than `drift.recent_s`
+    warming up   rows arrive; windows of the training data and checks are too few for a null distribution
+    live         rows arrive
 
-Of several instruments the gravest state counts: stopped, then starting, then live. Idle, starting and warming up are
-no alerts, and no reason for caution: what clients may act on is the mode's business alone.
+Of several instruments the gravest state counts: stopped, then starting, then live. Idle, starting and warming up fire
+no alert and do not change the mode.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from lobsmith.workspace import Workspace
 
 
 class StateName(StrEnum):
-    """What a model in service is in."""
+    """States of a model in service."""
 
     STARTING = "starting"
     IDLE = "idle"
@@ -41,7 +41,7 @@ class StateName(StrEnum):
 
 
 class State(Struct, frozen=True, kw_only=True):
-    """A state and why; `live` with nothing to add is all that is well."""
+    """A state and its reason; all is well in `live` without detail."""
 
     name: StateName
     detail: str = ""
@@ -51,7 +51,7 @@ class State(Struct, frozen=True, kw_only=True):
 
     @property
     def colour(self) -> str:
-        """Red for what has stopped, green for what is well, yellow for what is not known yet."""
+        """Rich's colour: red where stopped, green where all is well, `yellow` (amber) where unknown."""
         if self.name is StateName.STOPPED:
             return "red"
         return "green" if self.name is StateName.LIVE and not self.detail else "yellow"
@@ -59,16 +59,14 @@ class State(Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class StreamState:
-    """One instrument that clients are connected for.
+    """One instrument with connected clients.
 
     Attributes:
-        instrument: `venue:symbol`.
-        learnt: whether the active version has learnt it.
-        since_ns: since when clients have been connected without one having closed in order, UTC.
-        asked_ns: when the active version was asked last since then, UTC; None where it never was.
+        learnt: whether the active version was trained on it.
+        since_ns: start of the unbroken time with a client, UTC.
+        asked_ns: last request to the active version since then, UTC; None where there was none.
         silent: whether its rows have stopped.
-        crashed: sessions whose client has crashed and that no later one has taken over.
-        state: of this instrument.
+        crashed: sessions of crashed clients that no later session has replaced.
     """
 
     instrument: str
@@ -88,117 +86,106 @@ class Connected:
 
     @property
     def state(self) -> State:
-        """The gravest of all streams'."""
+        """The gravest state of all streams."""
         if not self.streams:
             return State(name=StateName.IDLE, detail="no client is connected")
         order = (StateName.STOPPED, StateName.STARTING, StateName.LIVE)
-        gravest = min(self.streams, key=lambda one: (order.index(one.state.name), not one.state.detail))
+        gravest = min(self.streams, key=lambda stream: (order.index(stream.state.name), not stream.state.detail))
         if len(self.streams) == 1 or not gravest.state.detail:
             return gravest.state
         return State(name=gravest.state.name, detail=f"{gravest.instrument}: {gravest.state.detail}")
 
     @property
     def opened(self) -> dict[str, int]:
-        """Since when clients have been connected for each instrument that the version has learnt, UTC."""
-        return {one.instrument: one.since_ns for one in self.streams if one.learnt}
+        """Start of the unbroken time with a client, UTC, for each instrument that the version was trained on."""
+        return {stream.instrument: stream.since_ns for stream in self.streams if stream.learnt}
 
     @property
     def silent(self) -> tuple[StreamState, ...]:
         """Streams whose rows have stopped."""
-        return tuple(one for one in self.streams if one.silent)
+        return tuple(stream for stream in self.streams if stream.silent)
 
     @property
     def asked(self) -> bool:
-        """Whether the version has been asked for every one of the streams."""
-        return all(one.asked_ns is not None for one in self.streams)
+        """Whether the version has had a request of every stream."""
+        return all(stream.asked_ns is not None for stream in self.streams)
 
     @property
     def crashed(self) -> tuple[ClientSession, ...]:
-        """Sessions whose client has crashed and that no later one has taken over."""
-        return tuple(session for one in self.streams for session in one.crashed)
+        """Sessions of crashed clients that no later session has replaced."""
+        return tuple(session for stream in self.streams for session in stream.crashed)
 
 
 def connected(
     workspace: Workspace, params: Params, active: Manifest, *, now_ns: int, sources: Sources = LIVE
 ) -> Connected:
-    """Return which clients are connected to a model, and whether their rows come.
-
-    Args:
-        workspace: of the prediction log.
-        params: `drift.recent_s`, `rollback.window_s` and `prediction_log.flush_s` are used.
-        active: the version that serves.
-        now_ns: the time, UTC.
-        sources: which sessions count.
+    """Return the connected clients of the active version, and whether their rows arrive.
 
     Raises:
         PredictionLogError: the log cannot be read.
         ReleaseError: the journal cannot be read.
     """
     recent_ns = int(params.drift.recent_s * NS_PER_S)
-    found = sessions_of(workspace, active.model, active.version, sources, now_ns=now_ns, recent_ns=recent_ns)
+    sessions = sessions_of(workspace, active.model, active.version, sources, now_ns=now_ns, recent_ns=recent_ns)
     silent_ns = int(params.rollback.window_s * NS_PER_S) + behind_ns(params)
-    learnt = {str(one) for one in active.instruments}
-    of = sorted(found, key=lambda one: one.instrument)
+    learnt = {str(trained) for trained in active.instruments}
+    ordered = sorted(sessions, key=lambda session: session.instrument)
     served_ns = serving_since(workspace.journal, active)
     streams = [
-        _stream(instrument, list(sessions), active, learnt, served_ns, now_ns, recent_ns, silent_ns)
-        for instrument, sessions in groupby(of, key=lambda one: one.instrument)
+        _stream(instrument, list(group), active, learnt, served_ns, now_ns, recent_ns, silent_ns)
+        for instrument, group in groupby(ordered, key=lambda session: session.instrument)
     ]
-    return Connected(tuple(one for one in streams if one is not None))
+    return Connected(tuple(stream for stream in streams if stream is not None))
 
 
-def state_after(seen: Connected, checks: Sequence[DriftCheck], past_pairs: int) -> State:
-    """Return the state after looks for drift: one that lives is warming up while they know too little."""
-    state = seen.state
-    short = [words for check in checks if (words := warming_up(check, past_pairs))]
+def state_after(connections: Connected, checks: Sequence[DriftCheck], past_pairs: int) -> State:
+    """Return the state after drift checks: a live model is warming up while history is insufficient."""
+    state = connections.state
+    short = [text for check in checks if (text := warming_up(check, past_pairs))]
     if state.name is not StateName.LIVE or not short:
         return state
     return State(name=StateName.WARMING_UP, detail=short[0])
 
 
-def state_now(seen: Connected, looked: tuple[int, State | UnsetType] | None, stale_s: float, now_ns: int) -> State:
-    """Return the state between two looks for drift.
+def state_now(
+    connections: Connected, last_check: tuple[int, State | UnsetType] | None, stale_s: float, now_ns: int
+) -> State:
+    """Return the state between two drift checks.
 
     Args:
-        seen: which clients are connected.
-        looked: when the version was last looked at, UTC, and its state after that; None where it never was.
-        stale_s: a monitor that has not looked for so long is away, `modes.stale_s`.
-        now_ns: the time, UTC.
+        connections: the connected clients.
+        last_check: time of the version's last check, UTC, and the state after it.
+        stale_s: age of the last check from which the monitor counts as away, `modes.stale_s`.
     """
-    state = seen.state
+    state = connections.state
     if state.name is not StateName.LIVE or state.detail:
         return state
-    if looked is None:
-        return State(name=StateName.WARMING_UP, detail="no look for drift yet; the drift flow takes it")
-    looked_ns, after = looked
-    age_s = (now_ns - looked_ns) / NS_PER_S
+    if last_check is None:
+        return State(name=StateName.WARMING_UP, detail="no drift check yet; the drift flow runs it")
+    checked_ns, after = last_check
+    age_s = (now_ns - checked_ns) / NS_PER_S
     if age_s > stale_s:
-        return State(name=StateName.LIVE, detail=f"the last look for drift was {age_s:.0f} s ago")
+        return State(name=StateName.LIVE, detail=f"the last drift check was {age_s:.0f} s ago")
     return after if isinstance(after, State) and after.name is StateName.WARMING_UP else state
 
 
 def warming_up(check: DriftCheck, past_pairs: int) -> str | None:
-    """Say how much of the past a look knew of each kind that it knew too little of; None where it knew enough.
-
-    Args:
-        look: for drift.
-        past_pairs: how many windows of the training data, past pairs and looks are needed, `drift.past_pairs`.
-    """
-    short = [one for one in check.verdicts if one.finding is Finding.INSUFFICIENT]
+    """Describe the insufficient history of a check, of `past_pairs` windows and checks; None where it sufficed."""
+    short = [verdict for verdict in check.verdicts if verdict.finding is Finding.INSUFFICIENT]
     if not short:
         return None
-    least = min(short, key=lambda one: one.past)
+    least = min(short, key=lambda verdict: verdict.past)
     if _unlearnt(least):
         return least.reason
-    kinds = [one.kind.value for one in short]
+    kinds = [verdict.kind.value for verdict in short]
     about = "" if len(kinds) == len(Kind) else f" for {' and '.join(kinds)} drift"
     if least.past >= past_pairs:
-        return f"{least.past} windows and looks{about}, which are worth too few independent ones"
-    return f"{least.past} of {past_pairs} windows and looks{about}"
+        return f"{least.past} windows and checks{about}, which are worth too few independent ones"
+    return f"{least.past} of {past_pairs} windows and checks{about}"
 
 
 def _unlearnt(verdict: DriftVerdict) -> bool:
-    """Say whether no number of looks will help: the version has no reference to compare rows with."""
+    """Return whether the version has no reference, so that further checks do not help."""
     return verdict.kind is Kind.COVARIATE and not (verdict.past or verdict.reference_rows)
 
 
@@ -212,17 +199,25 @@ def _stream(
     recent_ns: int,
     silent_ns: int,
 ) -> StreamState | None:
-    opened = [one for one in sessions if one.status is Status.OPEN and not _left(one, sessions, now_ns - recent_ns)]
-    crashed = [one for one in sessions if one.status is Status.CRASHED and not _taken_over(one, sessions)]
+    opened = [
+        session
+        for session in sessions
+        if session.status is Status.OPEN and not _is_leftover(session, sessions, now_ns - recent_ns)
+    ]
+    crashed = [
+        session for session in sessions if session.status is Status.CRASHED and not _taken_over(session, sessions)
+    ]
     if not (opened or crashed):
         return None
     since_ns = _since(opened or crashed, sessions, recent_ns)
-    asked = [one.asked_ns for one in sessions if one.started_ns >= since_ns and one.asked_ns is not None]
-    # What it was asked before another version took its place for a while says nothing of now.
+    asked = [
+        session.asked_ns for session in sessions if session.started_ns >= since_ns and session.asked_ns is not None
+    ]
+    # Requests from before another version served meanwhile do not count.
     again_ns = served_ns if active.created_ns < served_ns <= now_ns else 0
-    asked_ns = max((one for one in asked if one >= again_ns), default=None)
-    # Times ahead are those of a clock that was set back since: they make nothing young.
-    begun_ns = max((one for one in (since_ns, served_ns) if one <= now_ns), default=now_ns - recent_ns)
+    asked_ns = max((time_ns for time_ns in asked if time_ns >= again_ns), default=None)
+    # Times ahead come from a clock that was set back since: ignored.
+    begun_ns = max((time_ns for time_ns in (since_ns, served_ns) if time_ns <= now_ns), default=now_ns - recent_ns)
     silent = now_ns - begun_ns >= recent_ns if asked_ns is None else now_ns - asked_ns > silent_ns
     if not opened:
         state = State(name=StateName.STOPPED, detail=ended_without_closing(crashed[-1], now_ns))
@@ -236,29 +231,29 @@ def _stream(
         state = State(name=StateName.LIVE)
     known = not learnt or instrument in learnt
     if not known and state.name is StateName.LIVE:
-        state = State(name=StateName.LIVE, detail="not learnt by this version, so that no drift is looked for")
+        state = State(name=StateName.LIVE, detail="not learnt by this version, so that drift is not checked")
     return StreamState(instrument, known, since_ns, asked_ns, silent, tuple(crashed), state)
 
 
-def alert_connections(workspace: Workspace, active: Manifest, seen: Connected, now_ns: int) -> None:
-    """Raise and resolve the alerts on rows that have stopped and on clients that have crashed.
+def alert_connections(workspace: Workspace, active: Manifest, connections: Connected, now_ns: int) -> None:
+    """Fire and resolve the alerts on stopped rows and crashed clients.
 
-    They are over with the next row; a crash also with a later session that gets rows or is closed in order; and both
-    once no client is connected.
+    The next row resolves both, as does no connected client; a later session that gets rows or is closed in order
+    resolves a crash.
 
     Raises:
         ReleaseError: the alerts cannot be written.
     """
-    model, state = active.model, str(seen.state)
-    if seen.silent:
-        silent = "; ".join(f"{one.instrument}: {one.state.detail}" for one in seen.silent)
+    model, state = active.model, str(connections.state)
+    if connections.silent:
+        silent = "; ".join(f"{stream.instrument}: {stream.state.detail}" for stream in connections.silent)
         alerts.fire(workspace, alerts.NO_PREDICTIONS, model, silent)
-    elif seen.asked:
+    elif connections.asked:
         alerts.resolve(workspace, alerts.NO_PREDICTIONS, model, state)
-    if seen.crashed:
-        words = "; ".join(ended_without_closing(one, now_ns) for one in seen.crashed)
-        way_out = f"start it again, or lobsmith predictions close {seen.crashed[-1].session}"
-        alerts.fire(workspace, alerts.CLIENT_CRASHED, model, f"{words}; {way_out}")
+    if connections.crashed:
+        crashes = "; ".join(ended_without_closing(session, now_ns) for session in connections.crashed)
+        way_out = f"start it again, or lobsmith predictions close {connections.crashed[-1].session}"
+        alerts.fire(workspace, alerts.CLIENT_CRASHED, model, f"{crashes}; {way_out}")
     else:
         alerts.resolve(workspace, alerts.CLIENT_CRASHED, model, state)
 
@@ -269,28 +264,25 @@ def ended_without_closing(session: ClientSession, now_ns: int) -> str:
     return f"session {session.session} of {session.process} ended without closing, {rows}"
 
 
-def _left(session: ClientSession, sessions: list[ClientSession], since_ns: int) -> bool:
-    """Say whether nothing but its file is left of a session that began before the machine was started anew."""
+def _is_leftover(session: ClientSession, sessions: list[ClientSession], since_ns: int) -> bool:
+    """Return whether a session from before a reboot is left with its file only."""
     silent = session.last_ns is None or session.last_ns < since_ns
     return not session.seen and silent and _taken_over(session, sessions)
 
 
 def _taken_over(session: ClientSession, sessions: list[ClientSession]) -> bool:
-    """Say whether a client has come since that got rows, or was closed in order."""
+    """Return whether a later session got rows, or was closed in order."""
     return any(
-        one.started_ns > session.started_ns and (one.last_ns is not None or one.status is Status.CLOSED)
-        for one in sessions
+        later.started_ns > session.started_ns and (later.last_ns is not None or later.status is Status.CLOSED)
+        for later in sessions
     )
 
 
 def _since(opened: list[ClientSession], sessions: list[ClientSession], recent_ns: int) -> int:
-    """Return the start of the oldest open session, or of the run of crashed ones that it follows without a pause.
-
-    A client that crashes and is started again every few minutes is not for ever a new one.
-    """
-    since_ns = min(one.started_ns for one in opened)
-    for one in reversed(sessions):
-        ended_ns = one.started_ns if one.last_ns is None else one.last_ns
-        if one.status is Status.CRASHED and one.started_ns < since_ns and since_ns - ended_ns <= recent_ns:
-            since_ns = one.started_ns
+    """Return the start of the oldest open session, or of the unbroken run of crashed sessions before it."""
+    since_ns = min(session.started_ns for session in opened)
+    for session in reversed(sessions):
+        ended_ns = session.started_ns if session.last_ns is None else session.last_ns
+        if session.status is Status.CRASHED and session.started_ns < since_ns and since_ns - ended_ns <= recent_ns:
+            since_ns = session.started_ns
     return since_ns

@@ -1,4 +1,4 @@
-"""A look for drift as one might turn out, with rows and answers to go with it."""
+"""A drift check with findings of every kind, and rows and answers for it."""
 
 import msgspec
 import numpy as np
@@ -68,7 +68,9 @@ def moved(name: str, by: float, importance: float | None, *, seed: int = 0) -> F
     generator = np.random.default_rng(seed)
     then, now = generator.normal(size=5000), generator.normal(by, 1.2, 600)
     edges = np.quantile(then, np.linspace(0, 1, 11))
-    reference, recent = (np.histogram(np.clip(one, edges[0], edges[-1]), edges)[0] / len(one) for one in (then, now))
+    reference, recent = (
+        np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0] / len(values) for values in (then, now)
+    )
     psi = float(((recent - reference) * np.log((recent + 1e-4) / (reference + 1e-4))).sum())
     return FeatureShift(
         name=name,
@@ -143,17 +145,17 @@ def check(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftCheck:
 
 
 def earlier_looks(count: int, drifted: int) -> list[DriftCheck]:
-    """Looks each five minutes before `NOW_NS`, the last of which have found drift."""
+    """Checks each five minutes before `NOW_NS`, the last ones with drift."""
     generator = np.random.default_rng(8)
     made = []
     for back in range(count, 0, -1):
         p_value = round(float(generator.uniform(0.06, 1.0)), 3)
-        found = (
+        of_rows = (
             covariate(value=float(generator.uniform(0.8, 0.9)))
             if back <= drifted
             else covariate(Finding.NO_DRIFT, float(generator.uniform(0.5, 0.63)), p_value)
         )
-        made.append(check(found, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
+        made.append(check(of_rows, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
     return made
 
 
@@ -164,7 +166,7 @@ CHANGES = (
         version=VERSION,
         mode_from=Mode.NORMAL,
         mode_to=Mode.CONSERVATIVE,
-        reason="covariate drift in 1 look",
+        reason="covariate drift in one check",
         who="monitor flow",
     ),
 )
@@ -174,29 +176,29 @@ HAPPENINGS = (
 )
 
 
-def content(one: DriftCheck | None = None, count: int = 60, **changed) -> Content:
-    """What the page says of a look after others, the last dozen of which have found drift."""
-    one = one or check()
+def content(drift_check: DriftCheck | None = None, count: int = 60, **changed) -> Content:
+    """Content of the page of a check after others, the last dozen with drift."""
+    drift_check = drift_check or check()
     earlier = tuple(history.as_line(before, str(before.looked_ns), None) for before in earlier_looks(count, 12))
-    said = Content(
-        check=one,
-        since_ns=drift_since(one, earlier),
+    page_content = Content(
+        check=drift_check,
+        since_ns=drift_since(drift_check, earlier),
         earlier=earlier,
-        changes=tuple(PageChange.of(one) for one in CHANGES),
+        changes=tuple(PageChange.of(change) for change in CHANGES),
         happenings=HAPPENINGS,
         losses=losses_over_time([answers(30_000, NOW_NS, seed=1), answers(30_000, NOW_NS, up=2.0, seed=2)]),
         evidently=Evidently(
             page="evidently.html", failure=None, failures=0, checks=count + 1, project=project_of(MODEL), report=None
         ),
     )
-    return msgspec.structs.replace(said, **changed)
+    return msgspec.structs.replace(page_content, **changed)
 
 
-def keep(workspace: Workspace, params: Params, said: Content) -> history.PastCheck:
-    """Keep a look as a monitor run does, without drawing it."""
-    folder = history.new_folder(workspace, said.check)
+def keep(workspace: Workspace, params: Params, page_content: Content) -> history.PastCheck:
+    """Add a check to the history as a monitor run does, without plots."""
+    folder = history.new_folder(workspace, page_content.check)
     (folder / history.PAGE).write_text("a page")
-    (folder / history.CONTENT).write_bytes(msgspec.json.encode(said))
-    line = history.as_line(said.check, folder.name, said.evidently.failure)
-    history.add(workspace, said.check.model, line, params.drift_report)
+    (folder / history.CONTENT).write_bytes(msgspec.json.encode(page_content))
+    line = history.as_line(page_content.check, folder.name, page_content.evidently.failure)
+    history.add(workspace, page_content.check.model, line, params.drift_report)
     return line

@@ -1,4 +1,4 @@
-"""Prediction and concept drift: newest answers beside what earlier looks have found usual."""
+"""Prediction and concept drift: newest answers beside those of past checks."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import pytest
 
 from lobsmith.drift.shifts import between
 from lobsmith.drift.verdict import Finding, Kind
-from lobsmith.monitoring.drift.answers import concept_drift, prediction_drift, usual
-from lobsmith.monitoring.drift.history import Found, PastCheck
+from lobsmith.monitoring.drift.answers import concept_drift, past_statistics, prediction_drift
+from lobsmith.monitoring.drift.history import PastCheck, PastVerdict
 from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows
 from lobsmith.online.answers import Answers
 from lobsmith.online.evidence import ROLL_BACK
@@ -22,7 +22,7 @@ LEVEL = 0.02
 
 
 def current(shown: Answers, at_s: float) -> CurrentWindow:
-    """What a look that ends at a second of the traffic sees."""
+    """The current window of a check at a second of the traffic."""
     until = START + int(at_s * S)
     now = until - RECENT * S
     return CurrentWindow(
@@ -45,18 +45,18 @@ def traffic(seconds: float, seed: int = 0, loss: float = 0.5, late: float = 0.5)
 
 
 def line(verdict, looked_ns: int) -> PastCheck:
-    found = Found(
+    past = PastVerdict(
         kind=verdict.kind,
         finding=verdict.finding,
         value=verdict.value,
         recent_from_ns=verdict.recent_from_ns,
         recent_until_ns=verdict.recent_until_ns,
     )
-    return PastCheck(looked_ns=looked_ns, version=1, instrument="simulator:SIM", folder="", found=(found,))
+    return PastCheck(looked_ns=looked_ns, version=1, instrument="simulator:SIM", folder="", verdicts=(past,))
 
 
 def checks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
-    """The verdicts of all looks at a stretch of traffic, each knowing those before it."""
+    """The verdicts of all checks of a stretch of traffic, each with the history before it."""
     history, verdicts = [], []
     for at in range(REFERENCE + RECENT, int(seconds) + 1, every):
         verdict = judge(current(shown, at), history)
@@ -65,22 +65,22 @@ def checks(judge, shown: Answers, seconds: float, every: int = RECENT) -> list:
     return verdicts
 
 
-def prediction(seen: CurrentWindow, history: list[PastCheck]):
-    return prediction_drift(seen, history, PARAMS.drift, LEVEL)
+def prediction(window: CurrentWindow, history: list[PastCheck]):
+    return prediction_drift(window, history, PARAMS.drift, LEVEL)
 
 
-def concept(seen: CurrentWindow, history: list[PastCheck]):
-    return concept_drift(seen, history, PARAMS, LEVEL, None)
+def concept(window: CurrentWindow, history: list[PastCheck]):
+    return concept_drift(window, history, PARAMS, LEVEL, None)
 
 
 SECONDS = REFERENCE + 45 * RECENT
 
 
 @pytest.mark.parametrize("judge", [prediction, concept])
-def test_the_first_forty_looks_only_say_what_is_usual(judge):
-    found = [one.finding for one in checks(judge, traffic(SECONDS), SECONDS)]
-    assert found[:40] == [Finding.INSUFFICIENT] * 40
-    assert set(found[40:]) == {Finding.NO_DRIFT}
+def test_the_first_forty_checks_only_build_the_null_distribution(judge):
+    findings = [verdict.finding for verdict in checks(judge, traffic(SECONDS), SECONDS)]
+    assert findings[:40] == [Finding.INSUFFICIENT] * 40
+    assert set(findings[40:]) == {Finding.NO_DRIFT}
 
 
 @pytest.mark.parametrize(("judge", "kind"), [(prediction, Kind.PREDICTION), (concept, Kind.CONCEPT)])
@@ -117,16 +117,16 @@ def test_without_outcomes_concept_drift_says_so():
     assert concept(current(unknown, SECONDS), []).finding in (Finding.INSUFFICIENT, Finding.MISSING)
 
 
-def test_overlapping_looks_and_those_that_found_drift_are_not_what_is_usual():
+def test_overlapping_checks_and_those_with_drift_are_not_in_the_null_distribution():
     shown = traffic(SECONDS, late=1.5)
     history = []
     for at in range(REFERENCE + RECENT, SECONDS + 1, RECENT // 3):
         verdict = concept(current(shown, at), history)
         history.append(line(verdict, START + at * S))
-    drifted = [one for one in history if one.found[0].finding is Finding.DRIFT]
+    drifted = [past for past in history if past.verdicts[0].finding is Finding.DRIFT]
     assert drifted
-    values = usual(history, Kind.CONCEPT, START + (SECONDS + RECENT) * S)
-    assert not {one.found[0].value for one in drifted} & set(values)
+    values = past_statistics(history, Kind.CONCEPT, START + (SECONDS + RECENT) * S)
+    assert not {past.verdicts[0].value for past in drifted} & set(values)
     assert len(values) <= SECONDS // RECENT
 
 

@@ -1,7 +1,4 @@
-"""A look for drift at what the prediction log has: which streams, which looks before, and too few rows of a version.
-
-And looks at several streams of one version, as the mode takes them into account.
-"""
+"""Drift checks of the prediction log: which streams, which past checks, too few rows, and several streams combined."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +14,8 @@ from lobsmith.drift.verdict import DriftCheck, Finding, Kind
 from lobsmith.errors import DataError
 from lobsmith.features.definitions import COUNT
 from lobsmith.files import sha256_file
-from lobsmith.monitoring.drift.check import StreamCheck, check_drift, together
-from lobsmith.monitoring.drift.history import Found, PastCheck, as_line
+from lobsmith.monitoring.drift.check import StreamCheck, check_drift, combine
+from lobsmith.monitoring.drift.history import PastCheck, PastVerdict, as_line
 from lobsmith.monitoring.drift.live_window import CurrentWindow, no_rows, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.writer import LogWriter, Source, log_path
@@ -29,7 +26,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.workspace import Workspace
 from tests.monitoring.drift.checks import CALM, DRIFT, MISSING, UNKNOWN, at
-from tests.monitoring.drift.checks import check as look_of
+from tests.monitoring.drift.checks import check as check_of
 from tests.monitoring.drift.drifted import NOW_NS, VERSION, S, answers, rows
 from tests.monitoring.logged import PARAMS, add
 from tests.online.live_traffic import params as with_changes
@@ -73,17 +70,17 @@ def log(
 
 
 def check(tmp_path: Path, params: Params, active: Manifest, before: tuple[PastCheck, ...] = ()) -> list[DriftCheck]:
-    found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
-    return [one.check for one in found]
+    streams = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, before=before)
+    return [stream.check for stream in streams]
 
 
-def findings(one: DriftCheck) -> dict[Kind, Finding]:
-    return {verdict.kind: verdict.finding for verdict in one.verdicts}
+def findings(drift_check: DriftCheck) -> dict[Kind, Finding]:
+    return {verdict.kind: verdict.finding for verdict in drift_check.verdicts}
 
 
 def test_before_the_first_row_is_logged_all_is_missing(tmp_path, params, active):
-    for one in check(tmp_path, params, active):
-        assert findings(one) == dict.fromkeys(Kind, Finding.MISSING)
+    for drift_check in check(tmp_path, params, active):
+        assert findings(drift_check) == dict.fromkeys(Kind, Finding.MISSING)
 
 
 def test_a_stream_that_nobody_ever_asked_about_is_not_missed(tmp_path, params, active):
@@ -92,18 +89,22 @@ def test_a_stream_that_nobody_ever_asked_about_is_not_missed(tmp_path, params, a
     assert spot.instrument == SPOT
     log(Workspace(tmp_path), params, PERPETUAL, 30)
     both = check(tmp_path, params, active)
-    assert {one.instrument for one in both} == {SPOT, PERPETUAL}
+    assert {drift_check.instrument for drift_check in both} == {SPOT, PERPETUAL}
     # The budget is that of all streams together.
-    assert all(one.level == pytest.approx(spot.verdicts[0].level / 2) for seen in both for one in seen.verdicts)
+    assert all(
+        verdict.level == pytest.approx(spot.verdicts[0].level / 2)
+        for drift_check in both
+        for verdict in drift_check.verdicts
+    )
 
 
 @pytest.mark.parametrize(("served_s", "finding"), [(10, Finding.INSUFFICIENT), (3600, Finding.MISSING)])
 def test_few_answers_are_missing_data_unless_the_version_has_only_begun(tmp_path, params, active, served_s, finding):
     log(Workspace(tmp_path), params, SPOT, 10)
     active = msgspec.structs.replace(active, created_ns=NOW_NS - served_s * S)
-    [one] = check(tmp_path, params, active)
+    [drift_check] = check(tmp_path, params, active)
     # Rows do not depend on a version: few of them are missing data all the same.
-    assert findings(one) == {Kind.COVARIATE: Finding.MISSING, Kind.PREDICTION: finding, Kind.CONCEPT: finding}
+    assert findings(drift_check) == {Kind.COVARIATE: Finding.MISSING, Kind.PREDICTION: finding, Kind.CONCEPT: finding}
 
 
 def test_a_version_that_was_gone_back_to_has_only_begun(tmp_path, params, active):
@@ -124,26 +125,26 @@ def test_a_version_that_was_gone_back_to_has_only_begun(tmp_path, params, active
     assert findings(check(tmp_path, params, active)[0]).items() >= after.items()
 
 
-def test_only_streams_with_a_client_are_looked_at_and_a_new_one_may_have_few_rows(tmp_path, params, active):
+def test_only_streams_with_a_client_are_checked_and_a_new_one_may_have_few_rows(tmp_path, params, active):
     for instrument in (SPOT, PERPETUAL):
         log(Workspace(tmp_path), params, instrument, 10)
 
-    def look_at(**opened_s: int) -> dict[str, dict[Kind, Finding]]:
+    def check_at(**opened_s: int) -> dict[str, dict[Kind, Finding]]:
         opened = {instrument: NOW_NS - opened_s[key] * S for instrument, key in names.items() if key in opened_s}
-        found = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, opened=opened)
-        return {one.check.instrument: findings(one.check) for one in found}
+        streams = check_drift(Workspace(tmp_path), params, active, NO_FALLBACK, now_ns=NOW_NS, opened=opened)
+        return {stream.check.instrument: findings(stream.check) for stream in streams}
 
     names = {SPOT: "spot", PERPETUAL: "perpetual"}
-    missing, young = (dict.fromkeys(Kind, one) for one in (Finding.MISSING, Finding.INSUFFICIENT))
-    assert look_at() == {}
-    assert look_at(spot=61) == {SPOT: missing}
-    assert look_at(spot=59, perpetual=3600) == {SPOT: young, PERPETUAL: missing}
+    missing, young = (dict.fromkeys(Kind, finding) for finding in (Finding.MISSING, Finding.INSUFFICIENT))
+    assert check_at() == {}
+    assert check_at(spot=61) == {SPOT: missing}
+    assert check_at(spot=59, perpetual=3600) == {SPOT: young, PERPETUAL: missing}
     # A start ahead of the clock is one of before it was set back.
-    assert look_at(spot=-3600) == {SPOT: missing}
+    assert check_at(spot=-3600) == {SPOT: missing}
 
 
 @pytest.mark.parametrize(("version", "past"), [(VERSION, 45), (VERSION - 1, 0)])
-def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, active, version, past):
+def test_answers_of_another_version_are_not_in_the_null_distribution(tmp_path, params, active, version, past):
     log(Workspace(tmp_path), params, SPOT, 300)
     before = tuple(
         PastCheck(
@@ -151,9 +152,9 @@ def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, ac
             version=version,
             instrument=SPOT,
             folder="",
-            # Looks come a few seconds early or late.
-            found=(
-                Found(
+            # Checks come a few seconds early or late.
+            verdicts=(
+                PastVerdict(
                     kind=Kind.PREDICTION,
                     finding=Finding.NO_DRIFT,
                     value=0.1,
@@ -164,8 +165,8 @@ def test_what_another_version_answered_is_not_what_is_usual(tmp_path, params, ac
         )
         for until in (NOW_NS - (60 * back + 2 * (back % 2)) * S for back in range(45, 0, -1))
     )
-    [one] = check(tmp_path, params, active, before)
-    verdict = one.of(Kind.PREDICTION)
+    [drift_check] = check(tmp_path, params, active, before)
+    verdict = drift_check.of(Kind.PREDICTION)
     assert verdict is not None
     assert verdict.past == past
     assert (verdict.finding is Finding.INSUFFICIENT) == (not past)
@@ -194,13 +195,15 @@ def test_answers_that_break_a_limit_are_concept_drift_of_their_stream_only(tmp_p
     workspace = Workspace(tmp_path)
     log(workspace, params, SPOT, 300)
     log(workspace, params, PERPETUAL, 300, latency_ns=S)
-    found = {one.instrument: one.of(Kind.CONCEPT) for one in check(tmp_path, params, active)}
-    assert found[SPOT].finding is not Finding.DRIFT
-    assert found[PERPETUAL].finding is Finding.DRIFT
-    assert "latency" in found[PERPETUAL].reason
+    by_instrument = {
+        drift_check.instrument: drift_check.of(Kind.CONCEPT) for drift_check in check(tmp_path, params, active)
+    }
+    assert by_instrument[SPOT].finding is not Finding.DRIFT
+    assert by_instrument[PERPETUAL].finding is Finding.DRIFT
+    assert "latency" in by_instrument[PERPETUAL].reason
 
 
-def test_the_first_full_window_of_answers_has_a_verdict_where_the_version_says_what_is_usual(tmp_path, params, active):
+def test_the_first_full_window_of_answers_has_a_verdict_with_a_published_null_distribution(tmp_path, params, active):
     workspace = Workspace(tmp_path)
     log(workspace, params, SPOT, 60)
     path = Repository.of(workspace).directory("lob", VERSION) / NULL
@@ -208,45 +211,47 @@ def test_the_first_full_window_of_answers_has_a_verdict_where_the_version_says_w
     null = training_null(few, {SPOT: answers(2000, LEARNT_UNTIL)}, params.drift, 1000)
     save_null(null, path)
     published = msgspec.structs.replace(active, files={**active.files, NULL: sha256_file(path)})
-    [without], [found] = check(tmp_path, params, active), check(tmp_path, params, published)
-    assert without.of(Kind.PREDICTION).finding is Finding.INSUFFICIENT
-    assert found.of(Kind.PREDICTION).p_value is not None
-    assert "windows of 60 s of held-out training data and 0 looks" in found.of(Kind.PREDICTION).reason
+    [without_null], [with_null] = check(tmp_path, params, active), check(tmp_path, params, published)
+    assert without_null.of(Kind.PREDICTION).finding is Finding.INSUFFICIENT
+    assert with_null.of(Kind.PREDICTION).p_value is not None
+    assert "windows of 60 s of held-out training data and 0 checks" in with_null.of(Kind.PREDICTION).reason
     # No outcome is logged of these rows.
-    assert found.of(Kind.CONCEPT).finding is Finding.INSUFFICIENT
-    assert "no outcomes" in found.of(Kind.CONCEPT).reason
-    # What is measured beside the training window is no part of what later looks are compared with, but among them.
-    line = as_line(found, "", None).of(Kind.PREDICTION)
-    assert (line.value, line.beside_training) == (None, found.of(Kind.PREDICTION).value)
+    assert with_null.of(Kind.CONCEPT).finding is Finding.INSUFFICIENT
+    assert "no outcomes" in with_null.of(Kind.CONCEPT).reason
+    # Statistics beside the training window are ranked among those of later checks beside it only.
+    line = as_line(with_null, "", None).of(Kind.PREDICTION)
+    assert (line.value, line.beside_training) == (None, with_null.of(Kind.PREDICTION).value)
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(DataError, match=r"null\.json: missing or changed .*verify --repair"):
         check(tmp_path, params, published)
 
 
-def looked(found: DriftCheck, instrument: str) -> StreamCheck:
-    nothing = CurrentWindow(no_rows(), no_rows(), None, None, 0, 0)
-    return StreamCheck(msgspec.structs.replace(found, instrument=instrument), no_rows(), nothing)
+def stream_check(drift_check: DriftCheck, instrument: str) -> StreamCheck:
+    empty = CurrentWindow(no_rows(), no_rows(), None, None, 0, 0)
+    return StreamCheck(msgspec.structs.replace(drift_check, instrument=instrument), no_rows(), empty)
 
 
 def test_one_stream_is_taken_as_it_is():
-    one = looked(look_of(0, CALM), "simulator:SIM")
-    assert together([one]) is one.check
+    stream = stream_check(check_of(0, CALM), "simulator:SIM")
+    assert combine([stream]) is stream.check
 
 
 def test_what_asks_for_most_caution_counts_of_each_kind():
-    found = together([looked(look_of(0, DRIFT, UNKNOWN, CALM), "a:A"), looked(look_of(0, CALM, CALM, MISSING), "b:B")])
-    assert {one.kind: one.finding for one in found.verdicts} == {
+    combined = combine(
+        [stream_check(check_of(0, DRIFT, UNKNOWN, CALM), "a:A"), stream_check(check_of(0, CALM, CALM, MISSING), "b:B")]
+    )
+    assert {verdict.kind: verdict.finding for verdict in combined.verdicts} == {
         Kind.COVARIATE: DRIFT,
         Kind.PREDICTION: CALM,
         Kind.CONCEPT: MISSING,
     }
-    assert found.of(Kind.COVARIATE).reason.startswith("a:A: ")
-    assert found.of(Kind.CONCEPT).reason.startswith("b:B: ")
+    assert combined.of(Kind.COVARIATE).reason.startswith("a:A: ")
+    assert combined.of(Kind.CONCEPT).reason.startswith("b:B: ")
 
 
 def test_concept_drift_pauses_beside_another_stream_that_drifts_otherwise():
     params, record = small_params().modes, None
     for number in range(params.drift_looks + params.paused_looks):
-        both = [looked(look_of(number, DRIFT), "a:A"), looked(look_of(number, CALM, CALM, DRIFT), "b:B")]
-        record = transition(record, together(both), params, at(number))
+        both = [stream_check(check_of(number, DRIFT), "a:A"), stream_check(check_of(number, CALM, CALM, DRIFT), "b:B")]
+        record = transition(record, combine(both), params, at(number))
     assert record.mode is Mode.PAUSED

@@ -61,11 +61,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def metrics(path: Path) -> dict[str, object]:
-    return {one["metric_name"]: one["value"] for one in json.loads(path.read_bytes())["metrics"]}
+    return {metric["metric_name"]: metric["value"] for metric in json.loads(path.read_bytes())["metrics"]}
 
 
 def checks_of(path: Path) -> list[tuple[str, str]]:
-    return [(one["name"], one["status"]) for one in json.loads(path.read_bytes())["tests"]]
+    return [(test["name"], test["status"]) for test in json.loads(path.read_bytes())["tests"]]
 
 
 def test_features_predictions_and_targets_are_reported(project: Project) -> None:
@@ -74,7 +74,7 @@ def test_features_predictions_and_targets_are_reported(project: Project) -> None
     drifts = {name: value for name, value in found.items() if name.startswith("ValueDrift")}
     assert len(drifts) == 75 + len(ANSWERS)
     for name in (*ANSWERS, "spread", "imbalance_1"):
-        assert sum(f"column={name}," in one for one in drifts) == 1
+        assert sum(f"column={name}," in text for text in drifts) == 1
     [spread] = [value for name, value in drifts.items() if "column=spread," in name]
     assert spread > 1.0
     assert any(name.startswith("MeanValue(column=spread") for name in found)
@@ -98,12 +98,12 @@ def test_reports_open_in_a_browser(project: Project) -> None:
         page.open(project.reported.evidently_html.as_uri())
         assert page.wait_for("document.querySelectorAll('.js-plotly-plot').length > 5")
         assert page.errors == []
-        assert not [one for one in page.requested if one.startswith("http")]
+        assert not [url for url in page.requested if url.startswith("http")]
         with evidently_ui(project.pages) as url:
             page.open(f"{url}/projects/{project_of(drifted.MODEL)}/reports")
             assert page.wait_for(f"document.body.innerText.includes({drifted.INSTRUMENT!r})")
             assert page.errors == []
-            assert {httpx.URL(one).host for one in page.requested if one.startswith("http")} == {"127.0.0.1"}
+            assert {httpx.URL(url).host for url in page.requested if url.startswith("http")} == {"127.0.0.1"}
 
 
 def test_evidently_s_pages_can_be_read_and_not_written(project: Project) -> None:
@@ -176,8 +176,8 @@ def test_a_fault_of_evidently_stops_no_look(tmp_path: Path, changes: dict[str, f
     assert "\n" not in done.evidently_failed
     assert (done.evidently_html, done.evidently_json) == (None, None)
     assert msgspec.json.encode(done.evidently_failed).decode().strip('"') in done.json.read_text()
-    assert "1 of the 1 newest looks have none." in done.page.read_text()
-    assert [one.evidently_failed for one in history.read(workspace, drifted.MODEL)] == [done.evidently_failed]
+    assert "1 of the 1 newest checks have none." in done.page.read_text()
+    assert [line.evidently_failed for line in history.read(workspace, drifted.MODEL)] == [done.evidently_failed]
 
 
 def test_writers_at_once_leave_a_workspace_that_can_be_read(tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ def test_writers_at_once_leave_a_workspace_that_can_be_read(tmp_path: Path) -> N
     with ThreadPoolExecutor(6) as pool:
         added = list(pool.map(lambda run: evidently_child.add(job, run), runs))
     pages = Evidently(str(tmp_path / "evidently"))
-    assert [one.name for one in pages.list_projects()] == ["lob"]
-    kept = {str(one) for one in pages.list_runs(job.project)}
+    assert [project.name for project in pages.list_projects()] == ["lob"]
+    kept = {str(run) for run in pages.list_runs(job.project)}
     assert kept == set(sorted(added)[-5:])
-    assert all(pages.get_run(job.project, one).metric_results for one in kept)
+    assert all(pages.get_run(job.project, run).metric_results for run in kept)
     assert len(list(snapshots.iterdir())) == 5

@@ -148,8 +148,8 @@ def test_each_instrument_that_would_be_learnt_is_judged(params, calm, tmp_path):
     short = head(calm, 60)
     other = replace(short, instrument=structs.replace(short.instrument, symbol="OTHER"))
     verdicts = judge_windows(Workspace(tmp_path), params, [short, other], tmp_path)
-    judged = [(one.evidence["instrument"], one.gate) for one in verdicts]
-    assert judged == [(str(one.instrument), gate) for one in (short, other) for gate in ("window drift", "feed")]
+    judged = [(verdict.evidence["instrument"], verdict.gate) for verdict in verdicts]
+    assert judged == [(str(window.instrument), gate) for window in (short, other) for gate in ("window drift", "feed")]
 
 
 def test_a_shadow_period_without_rows_is_waited_for(params, calm, tmp_path):

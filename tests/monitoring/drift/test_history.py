@@ -1,4 +1,4 @@
-"""The history of looks for drift, and how long their reports are kept."""
+"""The history of drift checks, and how long their reports are kept."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Project:
     params: Params
 
     def keep(self, back: int, **changed) -> history.PastCheck:
-        """Keep a look `back` periods ago."""
+        """Add a check `back` periods ago."""
         check = drifted.check(looked_ns=drifted.NOW_NS - back * 300 * drifted.S)
         return drifted.keep(self.workspace, self.params, drifted.content(check, 0, **changed))
 
@@ -51,8 +51,8 @@ def test_a_look_is_found_by_its_time(project):
     assert history.newest(lines, lines[1].looked_ns) == lines[1]
     assert history.newest(lines, lines[0].looked_ns - 1) is None
     verdict = drifted.covariate()
-    found = lines[2].of(Kind.COVARIATE)
-    assert (found.finding, found.value, found.p_value) == (verdict.finding, verdict.value, verdict.p_value)
+    past = lines[2].of(Kind.COVARIATE)
+    assert (past.finding, past.value, past.p_value) == (verdict.finding, verdict.value, verdict.p_value)
 
 
 def test_lines_that_a_crash_or_a_disk_has_spoilt_are_left_out(project):
@@ -70,8 +70,8 @@ def test_the_oldest_reports_and_lines_are_forgotten(project):
     lines = project.read()
     assert lines[-1] == line
     assert 6 <= len(lines) <= 8
-    kept = sorted(one.name for one in project.folder.iterdir() if one.is_dir())
-    assert kept == [one.folder for one in lines[-4:]]
+    kept = sorted(path.name for path in project.folder.iterdir() if path.is_dir())
+    assert kept == [line.folder for line in lines[-4:]]
     drawn = [name for name in kept if (project.folder / name / history.EVIDENTLY_PAGE).exists()]
     assert drawn == kept[-2:]
 
@@ -85,10 +85,10 @@ def test_writers_at_once_lose_no_look(tmp_path):
     project = Project(Workspace(tmp_path), kept(pages=6))
     with ThreadPoolExecutor(8) as pool:
         lines = list(pool.map(project.keep, range(6)))
-    assert project.read() == sorted(lines, key=lambda one: one.looked_ns)
+    assert project.read() == sorted(lines, key=lambda line: line.looked_ns)
 
 
 def test_a_line_says_that_evidently_failed(project):
     failed = msgspec.structs.replace(drifted.content(count=0).evidently, page=None, failure="it took too long")
     project.keep(0, evidently=failed)
-    assert [one.evidently_failed for one in project.read()] == ["it took too long"]
+    assert [line.evidently_failed for line in project.read()] == ["it took too long"]

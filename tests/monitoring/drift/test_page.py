@@ -1,4 +1,4 @@
-"""The page about a look for drift, read as text and opened in a browser."""
+"""The page of a drift check, read as text and opened in a browser."""
 
 import re
 from itertools import product
@@ -16,12 +16,12 @@ from tests.monitoring.test_shadow_page import read
 
 
 def test_it_says_what_was_found_since_when_and_what_was_done():
-    said = drifted.content()
-    page = render_drift(said)
-    words, drawings = read(page)
+    content = drifted.content()
+    page = render_drift(content)
+    text, drawings = read(page)
     for part in (
-        headline(said.check),
-        "2026-03-01 13:23:00 UTC, in every look from then on",
+        headline(content.check),
+        "2026-03-01 13:23:00 UTC, in every check from then on",
         "conservative since 2026-03-01 13:23:00 UTC",
         "normal → conservative",
         "asked for, ahead of its schedule",
@@ -32,39 +32,40 @@ def test_it_says_what_was_found_since_when_and_what_was_done():
         "event_rate",
         "10^4 (a - b) / m, basis points",
     ):
-        assert part in words, part
-    assert drawings == 5 + 2 + 1 + 1, "what moved, what is usual, history, losses"
-    assert page == render_drift(said)
+        assert part in text, part
+    assert drawings == 5 + 2 + 1 + 1, "what moved, null distributions, history, losses"
+    assert page == render_drift(content)
     assert not re.search(r"(src|href)=\"?https?:", page)
-    assert msgspec.json.decode(msgspec.json.encode(said), type=Content) == said
+    assert msgspec.json.decode(msgspec.json.encode(content), type=Content) == content
 
 
 @pytest.mark.parametrize("findings", list(product(Finding, repeat=3)))
 def test_only_three_answers_of_no_drift_read_as_no_drift(findings):
     verdicts = drifted.covariate(), drifted.prediction(), drifted.concept()
-    made = [msgspec.structs.replace(one, finding=finding) for one, finding in zip(verdicts, findings, strict=True)]
-    words = headline(drifted.check(*made))
-    fine = words == "No covariate drift, no prediction drift, no concept drift."
+    pairs = zip(verdicts, findings, strict=True)
+    made = [msgspec.structs.replace(verdict, finding=finding) for verdict, finding in pairs]
+    text = headline(drifted.check(*made))
+    fine = text == "No covariate drift, no prediction drift, no concept drift."
     assert fine == (set(findings) == {Finding.NO_DRIFT})
     for verdict in made:
-        assert (f"o {verdict.kind.value} drift" in words) == (verdict.finding is Finding.NO_DRIFT)
-        assert verdict.kind.value in words.lower()
+        assert (f"o {verdict.kind.value} drift" in text) == (verdict.finding is Finding.NO_DRIFT)
+        assert verdict.kind.value in text.lower()
 
 
-def test_a_kind_that_was_not_looked_for_is_named():
+def test_a_kind_that_was_not_checked_is_named():
     check = drifted.check(drifted.covariate(Finding.NO_DRIFT))
-    assert headline(check) == "No covariate drift. Not looked for: prediction and concept drift."
-    words, _ = read(render_drift(drifted.content(check)))
-    assert words.count("not looked for") == 2
+    assert headline(check) == "No covariate drift. Not checked: prediction and concept drift."
+    text, _ = read(render_drift(drifted.content(check)))
+    assert text.count("not checked") == 2
 
 
-def test_drift_is_since_the_first_look_of_an_unbroken_run():
-    earlier = [as_line(one, "", None) for one in drifted.earlier_looks(20, 3)]
+def test_drift_is_since_the_first_check_of_an_unbroken_run():
+    earlier = [as_line(before, "", None) for before in drifted.earlier_looks(20, 3)]
     assert drift_since(drifted.check(), earlier) == earlier[-3].looked_ns
     assert drift_since(drifted.check(), []) == drifted.NOW_NS
     assert drift_since(drifted.check(drifted.covariate(Finding.NO_DRIFT)), earlier) is None
     unknown = as_line(drifted.check(drifted.concept(), looked_ns=drifted.NOW_NS - 1), "", None)
-    assert drift_since(drifted.check(), [*earlier, unknown]) == drifted.NOW_NS, "nobody knows whether it went on"
+    assert drift_since(drifted.check(), [*earlier, unknown]) == drifted.NOW_NS, "whether it went on is not known"
 
 
 def test_with_nothing_to_show_it_says_so():
@@ -75,17 +76,17 @@ def test_with_nothing_to_show_it_says_so():
             drifted.check(*nothing), 0, earlier=(), changes=(), happenings=(), losses=(), evidently=evidently
         )
     )
-    words, drawings = read(page)
-    assert drawings == 1, "the look itself is in its history"
+    text, drawings = read(page)
+    assert drawings == 1, "the check itself is in its history"
     for part in (
-        "Missing data: covariate, prediction and concept drift cannot be told.",
+        "Missing data: covariate, prediction and concept drift unknown.",
         "No feature was compared.",
-        "what is usual is not known",
-        "whether answers have become worse cannot be told",
+        "the null distribution is not known",
+        "whether answers have become worse is not known",
         "There is none: it took too long.",
         "no mode was changed",
     ):
-        assert part in words, part
+        assert part in text, part
 
 
 def test_names_are_no_markup():

@@ -1,4 +1,4 @@
-"""The report of a look, where what was done before cannot be read."""
+"""The report of a check, where earlier actions cannot be read."""
 
 from pathlib import Path
 
@@ -21,4 +21,4 @@ def test_a_spoilt_journal_keeps_no_look_out_of_the_history(tmp_path: Path) -> No
     # Evidently is no part of this: it gets no time.
     params = load_params(params_file(), {"drift_report.deadline_s": 0.001})
     report_check(workspace, params, StreamCheck(check, rows, CurrentWindow(rows, rows, None, None, 0, 0)))
-    assert [one.looked_ns for one in history.read(workspace, check.model)] == [check.looked_ns]
+    assert [line.looked_ns for line in history.read(workspace, check.model)] == [check.looked_ns]

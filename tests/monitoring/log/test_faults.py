@@ -68,16 +68,16 @@ def test_a_killed_writer_loses_no_more_than_the_flush_interval(path) -> None:
 
 def test_two_writers_and_a_reader_at_once(path) -> None:
     processes = [start_writer(path, 150) for _ in range(2)]
-    seen = [0]
+    counts = [0]
     while any(process.poll() is None for process in processes):
         if path.exists():
-            seen.append(len(rows_of(path)))
+            counts.append(len(rows_of(path)))
         time.sleep(0.02)
     for process in processes:
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0]
-    assert seen == sorted(seen)
-    assert any(0 < count < 300 for count in seen)
+    assert counts == sorted(counts)
+    assert any(0 < count < 300 for count in counts)
     assert_array_equal(rows_of(path), [*range(150), *range(150)])
 
 
@@ -99,7 +99,7 @@ def test_writers_that_meet_at_a_missing_file(path) -> None:
         thread.join()
     assert errors == []
     assert len(rows_of(path)) == 80
-    assert [one.name for one in path.parent.iterdir() if not one.name.startswith("lob.db")] == []
+    assert [file.name for file in path.parent.iterdir() if not file.name.startswith("lob.db")] == []
 
 
 def test_a_locked_log_keeps_rows_for_later(path) -> None:

@@ -71,8 +71,8 @@ def test_no_data_is_not_a_good_score() -> None:
 def test_time_bins_add_up_and_empty_ones_are_there() -> None:
     many = made(np.random.default_rng(3).integers(0, 3, 100))
     bins = accuracy_over_time(many, [-500, 0, 300, 1000, 2000])
-    assert [one.rows for one in bins] == [0, 30, 70, 0]
-    parts = [one.horizons[0] for one in bins[1:3]]
+    assert [bin_.rows for bin_ in bins] == [0, 30, 70, 0]
+    parts = [bin_.horizons[0] for bin_ in bins[1:3]]
     whole = accuracy_of(many).horizons[0].log_loss
     assert_allclose(sum(part.rows * part.log_loss for part in parts) / 100, whole)
 
@@ -94,7 +94,7 @@ def test_export_is_the_log(path, tmp_path) -> None:
     assert_array_equal(mine["time_ns"].cast(pl.Int64).to_numpy(), one.time_ns)
     assert table["role"].unique().sort().to_list() == ["candidate", "primary"]
     assert pq.read_schema(file).metadata[b"lobsmith.horizons_ms"] == b"50,1000"
-    assert [one.name for one in file.parent.iterdir()] == ["lob.parquet"]
+    assert [path.name for path in file.parent.iterdir()] == ["lob.parquet"]
 
 
 def test_rows_expire_by_age(path, monkeypatch) -> None:
@@ -122,7 +122,7 @@ def test_commands(path, tmp_path) -> None:
         return result.stdout
 
     state = json.loads(run("describe", "--model", "lob", "--json"))
-    by_model = {one["score"]["model"]: one for one in state["versions"]}
+    by_model = {version["score"]["model"]: version for version in state["versions"]}
     assert by_model["lob"]["score"]["answered"] == 299
     assert by_model["lob"]["score"]["reasons"] == {"deadline": 1}
     assert by_model["lob_candidate"]["roles"] == {"candidate": 300}
@@ -147,7 +147,7 @@ def test_versions_are_shown_whole_and_bad_hours_refused(path, tmp_path) -> None:
     shown = run("lob")
     assert str(MODEL[1]) in shown.output
     assert str(CANDIDATE[1]) in shown.output
-    for words in (("lob", "--hours", "nan"), ("lob", "--hours", "1e300"), ("../lob",)):
-        refused = run(*words)
+    for arguments in (("lob", "--hours", "nan"), ("lob", "--hours", "1e300"), ("../lob",)):
+        refused = run(*arguments)
         assert refused.exit_code != 0
         assert refused.exception is None or isinstance(refused.exception, SystemExit)

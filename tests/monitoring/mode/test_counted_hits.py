@@ -64,9 +64,9 @@ def test_live_answers_of_the_serving_version_count_on_all_instruments(workspace:
         put(log, "mirrored", 400, role=Role.FALLBACK)
         put(log, "replayed", 400, live=False)
         put(log, "other version", 400, version=4)
-    found = count_hits(workspace, PARAMS.modes, "lob", 3)
-    assert (found.counts, found.wins) == (((40, 100),), ((30, 75),))
-    assert (found.version, found.horizons_ms) == (3, (1000,))
+    rates = count_hits(workspace, PARAMS.modes, "lob", 3)
+    assert (rates.counts, rates.wins) == (((40, 100),), ((30, 75),))
+    assert (rates.version, rates.horizons_ms) == (3, (1000,))
     assert count_hits(workspace, PARAMS.modes, "lob", 5) is None
 
 
@@ -82,5 +82,5 @@ def test_of_many_short_sessions_the_newest_count(workspace: Workspace) -> None:
     with LogWriter.of(workspace, "lob", PARAMS) as log:
         for number in range(10):
             put(log, f"{number}", 10, start_s=100 * number)
-    found = count_hits(workspace, replace(PARAMS.modes, win_rows=25), "lob", 3)
-    assert found.counts == ((0, 30),)
+    rates = count_hits(workspace, replace(PARAMS.modes, win_rows=25), "lob", 3)
+    assert rates.counts == ((0, 30),)

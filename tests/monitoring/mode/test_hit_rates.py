@@ -39,7 +39,7 @@ def drawn(rows: int, seed: int, step_ms: int = 1000) -> Answers:
 
 
 def test_only_directions_with_a_known_outcome_count() -> None:
-    said = [
+    probabilities = [
         [0.9, 0, 0.1],
         [0.1, 0.8, 0.1],
         [0, 0.1, 0.9],
@@ -48,16 +48,16 @@ def test_only_directions_with_a_known_outcome_count() -> None:
         [0.1, 0, 0.9],
         [0.4, 0.3, 0.3],
     ]
-    found = hit_rates(answers(said, [0, 1, 0, 0, 0, -1, 2], np.arange(7) * 100, (100,)), 4)
-    assert found.counts == ((1, 0, 0, 2),)
-    assert found.wins == ((0, 0, 0, 1),)
-    assert found.edges == pytest.approx((1 / 3, 1 / 2, 2 / 3, 5 / 6, 1))
+    rates = hit_rates(answers(probabilities, [0, 1, 0, 0, 0, -1, 2], np.arange(7) * 100, (100,)), 4)
+    assert rates.counts == ((1, 0, 0, 2),)
+    assert rates.wins == ((0, 0, 0, 1),)
+    assert rates.edges == pytest.approx((1 / 3, 1 / 2, 2 / 3, 5 / 6, 1))
 
 
 def test_rows_that_share_an_outcome_count_once_in_each_bucket() -> None:
-    said = [[0.9, 0, 0.1], [0.95, 0, 0.05], [0.4, 0.3, 0.3], [0.9, 0, 0.1]]
-    found = hit_rates(answers(said, [2, 0, 0, 0], [1000, 1400, 1999, 2000], (1000,)), 2)
-    assert (found.counts, found.wins) == (((1, 2),), ((1, 1),))
+    probabilities = [[0.9, 0, 0.1], [0.95, 0, 0.05], [0.4, 0.3, 0.3], [0.9, 0, 0.1]]
+    rates = hit_rates(answers(probabilities, [2, 0, 0, 0], [1000, 1400, 1999, 2000], (1000,)), 2)
+    assert (rates.counts, rates.wins) == (((1, 2),), ((1, 1),))
 
 
 def test_sessions_of_two_clients_with_the_same_rows_count_once() -> None:
@@ -115,5 +115,5 @@ def test_a_table_of_another_shape_is_refused(counts) -> None:
 
 
 def test_no_answers_make_empty_tables() -> None:
-    found = hit_rates(drawn(0, 0), 3)
-    assert found.counts == found.wins == ((0, 0, 0),) * 2
+    rates = hit_rates(drawn(0, 0), 3)
+    assert rates.counts == rates.wins == ((0, 0, 0),) * 2

@@ -1,4 +1,4 @@
-"""The machine of modes: its table row by row, and what holds of any sequence of looks."""
+"""The state machine of modes: its table row by row, and properties of any sequence of checks."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -40,18 +40,18 @@ params = st.builds(
 
 
 def run(
-    taken: Sequence[DriftCheck], given: ModeParams = PARAMS, record: PublishedMode | None = None
+    checked: Sequence[DriftCheck], mode_params: ModeParams = PARAMS, record: PublishedMode | None = None
 ) -> list[PublishedMode]:
     records = []
-    for one in taken:
-        record = transition(record, one, given, one.looked_ns)
+    for drift_check in checked:
+        record = transition(record, drift_check, mode_params, drift_check.looked_ns)
         records.append(record)
     return records
 
 
-def modes(*found: tuple[Finding, ...] | Finding, given: ModeParams = PARAMS) -> list[Mode]:
-    taken = checks([one if isinstance(one, tuple) else (one,) for one in found])
-    return [one.mode for one in run(taken, given)]
+def modes(*found: tuple[Finding, ...] | Finding, mode_params: ModeParams = PARAMS) -> list[Mode]:
+    checked = checks([kinds if isinstance(kinds, tuple) else (kinds,) for kinds in found])
+    return [record.mode for record in run(checked, mode_params)]
 
 
 def in_mode(mode: Mode, **changes) -> PublishedMode:
@@ -112,8 +112,8 @@ def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
     assert (after.mode, after.since_ns, after.reason) == (C, before.since_ns, before.reason)
     assert (after.looked_ns, after.last_look, after.findings) == (at(9), str(IDLE), {})
     assert not asks_retrain(before, after, PARAMS, at(10**6))
-    # It takes as many calm looks as without the pause.
-    assert [one.mode for one in run([check(10, CALM)], record=after)] == [N]
+    # It takes as many calm checks as without the pause.
+    assert [record.mode for record in run([check(10, CALM)], record=after)] == [N]
     other = waited(after, 10, version=2)
     assert (other.mode, other.version, other.calm_looks) == (C, 2, 0)
 
@@ -121,11 +121,11 @@ def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
 @given(sequences, params, st.sets(st.integers(0, 39)))
 def test_idle_times_between_looks_change_nothing_that_follows(found, given_params, pauses) -> None:
     record, kept = None, None
-    for number, one in enumerate(checks(found)):
-        kept = transition(kept, one, given_params, one.looked_ns)
-        record = transition(record, one, given_params, one.looked_ns)
+    for number, drift_check in enumerate(checks(found)):
+        kept = transition(kept, drift_check, given_params, drift_check.looked_ns)
+        record = transition(record, drift_check, given_params, drift_check.looked_ns)
         if number in pauses:
-            record = wait(record, "lob", 1, IDLE, one.looked_ns + S)
+            record = wait(record, "lob", 1, IDLE, drift_check.looked_ns + S)
     assert record is not None
     assert kept is not None
     names = ("mode", "since_ns", "reason", "drift_looks", "concept_looks", "calm_looks")
@@ -136,56 +136,59 @@ def test_another_version_keeps_the_mode_and_counts_anew() -> None:
     records = run(
         [check(0, DRIFT), check(1, DRIFT), check(2, CALM), check(3, CALM, version=2), check(4, CALM, version=2)]
     )
-    assert [one.mode for one in records] == [N, C, C, C, N]
+    assert [record.mode for record in records] == [N, C, C, C, N]
     # Drift under the old version is none of the new one's.
     assert run([check(0, DRIFT), check(1, DRIFT, version=2)])[-1].mode is N
 
 
 @given(sequences, params)
 def test_a_look_takes_one_step_at_most(found, given_params) -> None:
-    cautions = [0, *(one.mode.caution for one in run(checks(found), given_params))]
+    cautions = [0, *(record.mode.caution for record in run(checks(found), given_params))]
     assert all(abs(after - before) <= 1 for before, after in pairwise(cautions))
 
 
 @given(sequences, params)
 def test_a_step_back_follows_calm_looks_and_nothing_else(found, given_params) -> None:
-    taken = checks(found)
-    records = run(taken, given_params)
+    checked = checks(found)
+    records = run(checked, given_params)
     for number, (before, after) in enumerate(pairwise(records), 1):
         if after.mode.caution < before.mode.caution:
-            known = [one for one in found[: number + 1] if set(one) != {UNKNOWN}]
+            known = [kinds for kinds in found[: number + 1] if set(kinds) != {UNKNOWN}]
             assert len(known) >= given_params.calm_looks
-            for one in known[-given_params.calm_looks :]:
-                assert not {DRIFT, MISSING} & set(one)
-                assert CALM in one
+            for kinds in known[-given_params.calm_looks :]:
+                assert not {DRIFT, MISSING} & set(kinds)
+                assert CALM in kinds
 
 
 @given(sequences, params, st.lists(st.tuples(st.integers(0, 39), st.sampled_from(Kind)), max_size=8))
 def test_worse_findings_never_make_it_less_cautious(found, given_params, places) -> None:
-    worse = [list(one) for one in found]
+    worse = [list(kinds) for kinds in found]
     for place, kind in places:
         if place < len(found):
             spot = list(Kind).index(kind)
             worse[place][spot] = {CALM: UNKNOWN, UNKNOWN: DRIFT}.get(worse[place][spot], worse[place][spot])
-    better, other = (run(checks([tuple(one) for one in way]), given_params) for way in (found, worse))
-    assert all(one.mode.caution <= two.mode.caution for one, two in zip(better, other, strict=True))
+    better, other = (run(checks([tuple(kinds) for kinds in way]), given_params) for way in (found, worse))
+    assert all(left.mode.caution <= right.mode.caution for left, right in zip(better, other, strict=True))
 
 
 @given(sequences, params)
 def test_missing_data_is_never_normal(found, given_params) -> None:
-    for one, record in zip(found, run(checks(found), given_params), strict=True):
-        assert not (MISSING in one and record.mode is N)
+    for kinds, record in zip(found, run(checks(found), given_params), strict=True):
+        assert not (MISSING in kinds and record.mode is N)
 
 
 @given(sequences, params)
 def test_a_look_that_is_taken_twice_counts_once(found, given_params) -> None:
-    taken = checks(found)
-    assert run([one for one in taken for _ in range(2)], given_params)[-1] == run(taken, given_params)[-1]
+    checked = checks(found)
+    assert (
+        run([drift_check for drift_check in checked for _ in range(2)], given_params)[-1]
+        == run(checked, given_params)[-1]
+    )
 
 
 @given(sequences, params, st.sampled_from(Mode))
 def test_what_a_hand_has_set_only_gets_more_cautious(found, given_params, mode) -> None:
-    cautions = [one.mode.caution for one in run(checks(found), given_params, in_mode(mode, held=True))]
+    cautions = [record.mode.caution for record in run(checks(found), given_params, in_mode(mode, held=True))]
     assert cautions == sorted(cautions)
     assert cautions[0] >= mode.caution
 
@@ -194,30 +197,31 @@ def test_a_record_says_when_and_why_its_mode_began() -> None:
     records = run(checks([(CALM,), (DRIFT,), (DRIFT,), (CALM,)]))
     assert records[-1].since_ns == at(2)
     assert records[-1].looked_ns == at(3)
-    assert "drift in 2 looks in a row: covariate: covariate 2" in records[-1].reason
+    assert "drift in 2 checks in a row: covariate: covariate 2" in records[-1].reason
     assert records[-1].findings == dict.fromkeys(Kind, CALM)
 
 
-def asked(found, times_s, given_params=PARAMS) -> list[bool]:
-    """Whether each look asks, where all that asked were answered."""
+def asks(found, times_s, given_params=PARAMS) -> list[bool]:
+    """Whether each check asks, where all requests are answered."""
     record, answers = None, []
-    for number, (one, seconds) in enumerate(zip(checks(found), times_s, strict=True)):
+    for number, (drift_check, seconds) in enumerate(zip(checks(found), times_s, strict=True)):
         now = at(0) + seconds * S
-        after = transition(record, one, given_params, now)
+        after = transition(record, drift_check, given_params, now)
         answers.append(asks_retrain(record, after, given_params, now))
         record = replace(after, retrain_asked_ns=now) if answers[-1] else after
-        assert not asks_retrain(record, transition(record, one, given_params, now), given_params, now + 10**15), number
+        again = transition(record, drift_check, given_params, now)
+        assert not asks_retrain(record, again, given_params, now + 10**15), number
     return answers
 
 
 def test_drift_asks_for_a_retrain_once_in_a_while() -> None:
     found = [(DRIFT,)] * 5
-    assert asked(found, (0, 300, 600, 3899, 3900)) == [False, True, False, False, True]
+    assert asks(found, (0, 300, 600, 3899, 3900)) == [False, True, False, False, True]
 
 
 def test_missing_data_asks_for_none_and_drift_after_it_does() -> None:
-    assert asked([(MISSING,), (MISSING,), (DRIFT,), (CALM,)], (0, 300, 600, 90_000)) == [False, False, True, False]
+    assert asks([(MISSING,), (MISSING,), (DRIFT,), (CALM,)], (0, 300, 600, 90_000)) == [False, False, True, False]
 
 
 def test_a_clock_that_is_set_back_does_not_put_retrains_off() -> None:
-    assert asked([(DRIFT,), (DRIFT,), (DRIFT,)], (0, 300, -9000)) == [False, True, True]
+    assert asks([(DRIFT,), (DRIFT,), (DRIFT,)], (0, 300, -9000)) == [False, True, True]

@@ -15,9 +15,9 @@ def test_drift_is_over_in_normal_mode_and_missing_data_with_the_first_rows(tmp_p
     firing = []
     for number, found in enumerate([UNKNOWN, DRIFT, DRIFT, MISSING, CALM, CALM, MISSING, CALM]):
         alert_mode(workspace, apply(workspace, PARAMS, check(number, found), None, "monitor flow", now_ns=at(number)))
-        firing.append({one.name for one in alerts.firing(workspace)})
+        firing.append({alert.name for alert in alerts.firing(workspace)})
     drift, rows = {alerts.DRIFT}, {alerts.NO_ROWS}
     assert firing == [set(), set(), drift, drift | rows, drift, set(), rows, set()]
-    messages = [one.message for one in alerts.read(workspace) if one.state == "firing"]
+    messages = [alert.message for alert in alerts.read(workspace) if alert.state == "firing"]
     assert "version 1 is conservative: covariate: drift (covariate 2)" in messages[0]
     assert "missing data" in messages[1]

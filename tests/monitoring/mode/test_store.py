@@ -47,7 +47,7 @@ def take(workspace: Workspace, number: int, *found, rates=None, **changed):
 
 
 def written(workspace: Workspace) -> list[tuple[Mode | None, Mode]]:
-    return [(one.mode_from, one.mode_to) for one in journal.read_lines(journal_path(workspace), ModeChange)]
+    return [(entry.mode_from, entry.mode_to) for entry in journal.read_lines(journal_path(workspace), ModeChange)]
 
 
 def test_every_look_is_a_heartbeat_and_every_change_a_line(workspace: Workspace) -> None:
@@ -83,7 +83,7 @@ def test_a_hand_holds_until_auto_and_is_journaled(workspace: Workspace) -> None:
     assert not set_auto(workspace, "lob", "", "a person").changed
     assert [take(workspace, number, CALM).after.mode for number in range(8, 12)] == [P, C, C, N]
     lines = changes(workspace, "lob")
-    assert [(one.mode_to, one.held, one.who) for one in lines[1:4]] == [
+    assert [(line.mode_to, line.held, line.who) for line in lines[1:4]] == [
         (C, True, "a person"),
         (P, True, "monitor flow"),
         (P, False, "a person"),
@@ -123,7 +123,7 @@ def test_a_spoilt_record_is_an_error_here_none_to_clients_and_mended_by_hand(wor
 def test_a_record_of_another_model_is_none(workspace: Workspace) -> None:
     take(workspace, 0, CALM)
     shutil.copy(state_path(workspace, "lob"), state_path(workspace, "other"))
-    with pytest.raises(ModeError, match=r"other\.json: no record"):
+    with pytest.raises(ModeError, match=r"other\.json: does not hold a mode"):
         read_mode(workspace, "other")
 
 
@@ -158,7 +158,7 @@ def test_a_journal_that_cannot_be_written_stops_no_caution(workspace: Workspace)
     assert read_mode(workspace, "lob").mode is C
     path.rmdir()
     kept.rename(path)
-    assert [one.mode_to for one in changes(workspace, "lob")] == [N, C]
+    assert [change.mode_to for change in changes(workspace, "lob")] == [N, C]
     take(workspace, 2, DRIFT)
     assert written(workspace) == [(None, N), (N, C)]
 
@@ -186,8 +186,8 @@ def killed_at(workspace: Workspace, step: int, act) -> bool:
 
 @pytest.mark.parametrize(
     "act",
-    [lambda one: take(one, 1, DRIFT), lambda one: set_mode(one, "lob", P, "why", "a person")],
-    ids=["look", "hand"],
+    [lambda workspace: take(workspace, 1, DRIFT), lambda workspace: set_mode(workspace, "lob", P, "why", "a person")],
+    ids=["check", "hand"],
 )
 def test_a_writer_killed_at_any_step_leaves_no_mode_unjournaled(tmp_path, act) -> None:
     for step in count():
@@ -200,7 +200,7 @@ def test_a_writer_killed_at_any_step_leaves_no_mode_unjournaled(tmp_path, act) -
         take(workspace, 3, MISSING)
         lines = written(workspace)
         assert lines[-1][1] is read_mode(workspace, "lob").mode
-        assert all(one[1] is two[0] for one, two in pairwise(lines))
+        assert all(before[1] is after[0] for before, after in pairwise(lines))
         assert len(lines) == len(set(lines))
         if not killed:
             assert step >= 6
@@ -214,13 +214,13 @@ def looking(root, start: int) -> None:
 
 def test_two_writers_lose_no_line(workspace: Workspace) -> None:
     writers = [multiprocessing.Process(target=looking, args=(workspace.root, start)) for start in (0, 100)]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join()
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
     lines = written(workspace)
-    assert [one.exitcode for one in writers] == [0, 0]
-    assert all(one[1] is two[0] for one, two in pairwise(lines))
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert all(before[1] is after[0] for before, after in pairwise(lines))
     assert lines[-1][1] is read_mode(workspace, "lob").mode
 
 

@@ -1,7 +1,6 @@
-"""Prediction drift and concept drift: a version's newest answers beside what looks before have found usual.
+"""Prediction drift and concept drift: a version's newest answers beside those of past checks.
 
-Until there are enough looks, beside its answers to held-out rows of the training window, and what is usual among
-windows of these and the looks that there are.
+While checks are few: beside its answers to held-out rows of the training window, among windows of these and the checks.
 """
 
 import math
@@ -23,38 +22,36 @@ from lobsmith.params import DriftParams, Params
 from lobsmith.units import NS_PER_S
 
 _LEAST = 1e-6
-"""Smallest shift of answers that has a logarithm."""
+"""Least shift of answers, for its logarithm."""
 _FEWEST = 10
-"""Held-out windows and looks before anything can be said."""
+"""Held-out windows and checks needed for a verdict."""
 _LATE = 0.1
-"""Share of their stretch that the rows of two looks may have in common: a schedule is never kept to the second."""
+"""Share of their rows that two checks may have in common: schedules are late."""
 
 
-def usual(checks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
-    """Return what earlier looks measured of a kind, in the order of time: each over rows of its own, none after.
-
-    Those that found drift are left out: they would make it usual.
+def past_statistics(checks: Sequence[PastCheck], kind: Kind, before_ns: int, *, training: bool = False) -> list[float]:
+    """Return the statistics of past checks of one kind, in the order of time, over rows without overlap, none with
+    drift.
 
     Args:
-        looks: at one version's answers for one instrument, in the order of time.
-        kind: of drift.
-        before_ns: when the rows begin that are to be judged.
-        training: take the statistics beside the training window, in place of those beside the answers before.
+        checks: of one version's answers for one instrument, in the order of time.
+        before_ns: start of the rows to be judged.
+        training: take the statistics beside the training window instead of those beside earlier answers.
     """
     values = []
     for check in reversed(checks):
-        found = check.of(kind)
-        if found is None or found.finding is Finding.DRIFT:
+        verdict = check.of(kind)
+        if verdict is None or verdict.finding is Finding.DRIFT:
             continue
-        value = found.beside_training if training else found.value
+        value = verdict.beside_training if training else verdict.value
         if value is None or value is UNSET:
             continue
-        if found.recent_until_ns is None or found.recent_from_ns is None:
+        if verdict.recent_until_ns is None or verdict.recent_from_ns is None:
             continue
-        if found.recent_until_ns - before_ns > _LATE * (found.recent_until_ns - found.recent_from_ns):
+        if verdict.recent_until_ns - before_ns > _LATE * (verdict.recent_until_ns - verdict.recent_from_ns):
             continue
         values.append(value)
-        before_ns = found.recent_from_ns
+        before_ns = verdict.recent_from_ns
     return values[::-1]
 
 
@@ -65,24 +62,24 @@ def prediction_drift(
     level: float,
     held_out: HeldOut | None = None,
 ) -> DriftVerdict:
-    """Say whether a version's newest answers differ more from those before than is usual.
+    """Rank the shift of a version's newest answers from those before among past checks.
 
     Args:
-        lived: its answers.
-        before: earlier looks at the version's answers for the stream.
-        drift: `minimum_rows` and `past_pairs` are used.
-        level: p-value from which there is drift.
-        held_out: what the version was published with.
+        current: its answers.
+        before: past checks of the version's answers for the stream.
+        drift: windows and counts.
+        level: drift at or below this p-value.
+        held_out: published with the version.
     """
-    asked = _OneKind(Kind.PREDICTION, current, before, drift, level, held_out)
-    if current.answers_now is None or asked.recent_rows < drift.minimum_rows:
-        return asked.missing(f"{asked.recent_rows} rows were answered")
+    kind_check = _KindCheck(Kind.PREDICTION, current, before, drift, level, held_out)
+    if current.answers_now is None or kind_check.recent_rows < drift.minimum_rows:
+        return kind_check.missing(f"{kind_check.recent_rows} rows were answered")
     beside_before = beside_training = None
-    if asked.has_before and current.answers_before is not None:
-        beside_before = _Shifted(*shift_of_answers(current.answers_before, current.answers_now))
-    if held_out is not None and (newest := asked.newest(held_out)) is not None:
-        beside_training = _Shifted(*held_out.shift(newest))
-    return asked.judged(
+    if kind_check.has_before and current.answers_before is not None:
+        beside_before = _Shift(*shift_of_answers(current.answers_before, current.answers_now))
+    if held_out is not None and (newest := kind_check.newest(held_out)) is not None:
+        beside_training = _Shift(*held_out.shift(newest))
+    return kind_check.judged(
         beside_before,
         beside_training,
         lambda window: window.shift,
@@ -99,37 +96,36 @@ def concept_drift(
     beside: LiveVerdict | None,
     held_out: HeldOut | None = None,
 ) -> DriftVerdict:
-    """Say whether a version's answers cost more than is usual, or than its fallback's.
+    """Rank the excess loss of a version's newest answers among past checks, and take a rollback verdict as drift.
 
     Args:
-        lived: its answers, with outcomes.
-        before: earlier looks at the version's answers for the stream.
-        params: `drift` and `paired` are used.
-        level: p-value from which there is drift.
-        beside: what the same rows say of the version beside its fallback; None where nothing was compared.
-        held_out: what the version was published with.
+        current: its answers, with outcomes.
+        before: past checks of the version's answers for the stream.
+        level: drift at or below this p-value.
+        beside: verdict on the same rows beside the fallback; None where nothing was compared.
+        held_out: published with the version.
     """
-    asked = _OneKind(Kind.CONCEPT, current, before, params.drift, level, held_out)
+    kind_check = _KindCheck(Kind.CONCEPT, current, before, params.drift, level, held_out)
     if beside is not None and beside.decision == ROLL_BACK:
-        return asked.verdict(Finding.DRIFT, f"beside its fallback: {beside.reason}")
-    if current.answers_now is None or asked.recent_rows < params.drift.minimum_rows:
-        return asked.missing(f"{asked.recent_rows} rows were answered")
+        return kind_check.verdict(Finding.DRIFT, f"beside its fallback: {beside.reason}")
+    if current.answers_now is None or kind_check.recent_rows < params.drift.minimum_rows:
+        return kind_check.missing(f"{kind_check.recent_rows} rows were answered")
     beside_before = beside_training = None
-    if asked.has_before and current.answers_before is not None:
-        found = excess_loss(current.answers_before, current.answers_now, params.paired.longest_ms)
-        if found is not None and found[1] < params.drift.minimum_rows:
-            return asked.missing(f"outcomes of {found[1]} rows are known")
-        beside_before = None if found is None else _Cost(found[0])
-    if held_out is not None and (newest := asked.newest(held_out)) is not None:
-        found = held_out.loss(newest)
-        enough = found is not None and found[1] >= held_out.minimum_rows
-        beside_training = _Cost(found[0]) if found is not None and enough else None
+    if kind_check.has_before and current.answers_before is not None:
+        excess = excess_loss(current.answers_before, current.answers_now, params.paired.longest_ms)
+        if excess is not None and excess[1] < params.drift.minimum_rows:
+            return kind_check.missing(f"outcomes of {excess[1]} rows are known")
+        beside_before = None if excess is None else _ExcessLoss(excess[0])
+    if held_out is not None and (newest := kind_check.newest(held_out)) is not None:
+        excess = held_out.loss(newest)
+        enough = excess is not None and excess[1] >= held_out.minimum_rows
+        beside_training = _ExcessLoss(excess[0]) if excess is not None and enough else None
     unknown = "no outcomes are known of the rows before, or of the newest ones"
-    return asked.judged(beside_before, beside_training, lambda window: window.loss, unknown=unknown)
+    return kind_check.judged(beside_before, beside_training, lambda window: window.loss, unknown=unknown)
 
 
-class _Shifted(NamedTuple):
-    """How far answers have moved, and what of them."""
+class _Shift(NamedTuple):
+    """Shift of the answers, and of each quantity."""
 
     value: float
     moved: tuple[FeatureShift, ...]
@@ -138,8 +134,8 @@ class _Shifted(NamedTuple):
         return f"answers have moved by {self.value:.3g} deviations on average, most of all {self.moved[0].name}"
 
 
-class _Cost(NamedTuple):
-    """What a row costs more than frequencies would, nats."""
+class _ExcessLoss(NamedTuple):
+    """Excess loss of a row over direction frequencies, nats."""
 
     value: float
     moved: tuple[FeatureShift, ...] = ()
@@ -148,8 +144,8 @@ class _Cost(NamedTuple):
         return f"a row costs {self.value:+.4f} nats beside the frequencies"
 
 
-class _OneKind(NamedTuple):
-    """What all verdicts of one look on one kind share."""
+class _KindCheck(NamedTuple):
+    """Shared by all verdicts of one check on one kind."""
 
     kind: Kind
     current: CurrentWindow
@@ -171,7 +167,7 @@ class _OneKind(NamedTuple):
         return self.reference_rows >= self.drift.minimum_rows
 
     def newest(self, held_out: HeldOut) -> Answers | None:
-        """Return the newest answers, as many as a held-out window is long; None where these are too few."""
+        """Return the newest answers, of a held-out window's length; None where too few."""
         if self.current.answers_now is None:
             return None
         newest = held_out.newest(self.current.answers_now, self.current.until_ns)
@@ -179,34 +175,36 @@ class _OneKind(NamedTuple):
 
     def judged(
         self,
-        beside_before: "_Shifted | _Cost | None",
-        beside_training: "_Shifted | _Cost | None",
+        beside_before: "_Shift | _ExcessLoss | None",
+        beside_training: "_Shift | _ExcessLoss | None",
         of_window: Callable[[AnswersWindow], float | None],
         *,
         unknown: str,
         scale: Callable[[float], float] = float,
     ) -> DriftVerdict:
-        """Compare a statistic with that of earlier looks, or where these are few with that of held-out windows.
+        """Rank a statistic among past checks, or where these are few among held-out windows.
 
         Args:
-            beside_before: of the newest answers and those before; None where it is not known.
+            beside_before: of the newest answers and those before; None where unknown.
             beside_training: of the newest answers and those to held-out rows.
             of_window: the latter of a held-out window.
-            unknown: why nothing is compared, where both are None.
+            unknown: reason where both are None.
             scale: on which past values are roughly Gaussian.
         """
-        past = usual(self.before, self.kind, self.current.from_ns)
+        past = past_statistics(self.before, self.kind, self.current.from_ns)
         known: dict[str, Any] = {}
         if beside_training is not None:
             known["beside_training"] = beside_training.value
             known["beside_before"] = UNSET if beside_before is None else beside_before.value
         if beside_before is not None and (len(past) >= self.drift.past_pairs or beside_training is None):
-            return self._compared(beside_before, past, f"{len(past)} looks before", scale, self.drift.past_pairs, known)
+            return self._compared(
+                beside_before, past, f"{len(past)} checks before", scale, self.drift.past_pairs, known
+            )
         if beside_training is not None and self.held_out is not None:
-            windows = [value for one in self.held_out.windows if (value := of_window(one)) is not None]
-            checks = usual(self.before, self.kind, self.current.from_ns, training=True)
+            windows = [value for window in self.held_out.windows if (value := of_window(window)) is not None]
+            checks = past_statistics(self.before, self.kind, self.current.from_ns, training=True)
             among = f"{len(windows)} windows of {self.held_out.recent_s:.3g} s of held-out training data"
-            among += f" and {len(checks)} look{'s' * (len(checks) != 1)}"
+            among += f" and {len(checks)} check{'s' * (len(checks) != 1)}"
             return self._compared(beside_training, windows + checks, among, scale, _FEWEST, known, LEAST_COUNT)
         if self.has_before or self.held_out is not None:
             return self.verdict(Finding.INSUFFICIENT, unknown, **known)
@@ -214,7 +212,7 @@ class _OneKind(NamedTuple):
 
     def _compared(
         self,
-        found: "_Shifted | _Cost",
+        statistic: "_Shift | _ExcessLoss",
         past: Sequence[float],
         among: str,
         scale: Callable[[float], float],
@@ -222,34 +220,36 @@ class _OneKind(NamedTuple):
         known: dict[str, Any],
         least: float = 0.0,
     ) -> DriftVerdict:
-        measured = {"value": found.value, "null": tuple(past), "moved": found.moved, **known}
+        measured = {"value": statistic.value, "null": tuple(past), "moved": statistic.moved, **known}
         if len(past) < fewest:
-            why = f"{found}; {among}, {fewest} say what is usual"
-            return self.verdict(Finding.INSUFFICIENT, why, **measured)
-        null = np.array([scale(one) for one in past])
-        p = p_value(scale(found.value), null)
-        why = f"{found}; p = {p:.2g} among {among}"
+            reason = f"{statistic}; {among}, {fewest} are needed"
+            return self.verdict(Finding.INSUFFICIENT, reason, **measured)
+        null = np.array([scale(value) for value in past])
+        p = p_value(scale(statistic.value), null)
+        reason = f"{statistic}; p = {p:.2g} among {among}"
         finding = Finding.DRIFT if p <= self.level else Finding.NO_DRIFT
         if finding is Finding.NO_DRIFT and (count := effective_count(null)) < least:
             finding = Finding.INSUFFICIENT
-            why += f", which are worth {count:.1f} independent ones, fewer than {least:g}: only a large change is seen"
-        return self.verdict(finding, why, p_value=p, **measured)
+            reason += (
+                f", which are worth {count:.1f} independent ones, fewer than {least:g}: only a large change is seen"
+            )
+        return self.verdict(finding, reason, p_value=p, **measured)
 
-    def missing(self, what: str) -> DriftVerdict:
-        """Say that there are too few rows, which in a version's or a session's first minutes there cannot but be."""
-        why = f"{what} in {self.drift.recent_s:.4g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
+    def missing(self, rows: str) -> DriftVerdict:
+        """Return the verdict on too few rows: insufficient history in a version's or session's first minutes."""
+        reason = f"{rows} in {self.drift.recent_s:.4g} s, fewer than drift.minimum_rows = {self.drift.minimum_rows}"
         if self.current.served_ns > self.current.from_ns:
             served_s = (self.current.until_ns - self.current.served_ns) / NS_PER_S
-            return self.verdict(Finding.INSUFFICIENT, f"{why}; this version has served for {served_s:.0f} s only")
+            return self.verdict(Finding.INSUFFICIENT, f"{reason}; this version has served for {served_s:.0f} s only")
         if self.current.has_only_begun:
             opened_s = (self.current.until_ns - self.current.opened_ns) / NS_PER_S
-            return self.verdict(Finding.INSUFFICIENT, f"{why}; the session was opened {opened_s:.0f} s ago")
-        return self.verdict(Finding.MISSING, why)
+            return self.verdict(Finding.INSUFFICIENT, f"{reason}; the session was opened {opened_s:.0f} s ago")
+        return self.verdict(Finding.MISSING, reason)
 
     def too_young(self) -> DriftVerdict:
         least, rows = self.drift.minimum_rows, self.reference_rows
-        why = f"{rows} rows were answered by this version before, fewer than drift.minimum_rows = {least}"
-        return self.verdict(Finding.INSUFFICIENT, why)
+        reason = f"{rows} rows were answered by this version before, fewer than drift.minimum_rows = {least}"
+        return self.verdict(Finding.INSUFFICIENT, reason)
 
     def verdict(self, finding: Finding, reason: str, **measured: Any) -> DriftVerdict:
         before = self.current.answers_before

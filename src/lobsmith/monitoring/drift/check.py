@@ -1,4 +1,4 @@
-"""One look for drift: a version's live rows, its answers and what they cost, beside what it has learnt."""
+"""Drift check: a version's live rows, answers and losses beside its reference window."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ _SEVERITY = (Finding.INSUFFICIENT, Finding.NO_DRIFT, Finding.MISSING, Finding.DR
 
 @dataclass(frozen=True)
 class StreamCheck:
-    """A look and what was looked at; `reference` is the part of the training window that rows were compared with."""
+    """A check with its windows; `reference` is the part of the training window that rows were compared with."""
 
     check: DriftCheck
     reference: RawRows
@@ -39,32 +39,33 @@ class StreamCheck:
 
     @property
     def severity(self) -> int:
-        """Rises from knowing nothing to drift."""
-        return max(_SEVERITY.index(one.finding) for one in self.check.verdicts)
+        """Rises from insufficient history to drift."""
+        return max(_SEVERITY.index(verdict.finding) for verdict in self.check.verdicts)
 
 
-def together(found: Sequence[StreamCheck]) -> DriftCheck:
-    """Return the looks at all streams of a version as one: of each kind what asks for most caution.
-
-    Concept drift of one stream must count beside covariate drift of another, and so must missing data.
+def combine(checks: Sequence[StreamCheck]) -> DriftCheck:
+    """Return the checks of all streams of a version as one: of each kind the gravest verdict.
 
     Args:
-        found: at least one.
+        checks: at least one.
     """
-    if len(found) == 1:
-        return found[0].check
+    if len(checks) == 1:
+        return checks[0].check
     verdicts = [
-        structs.replace(one, reason=f"{looked.check.instrument}: {one.reason}")
-        for looked in found
-        for one in looked.check.verdicts
+        structs.replace(verdict, reason=f"{stream.check.instrument}: {verdict.reason}")
+        for stream in checks
+        for verdict in stream.check.verdicts
     ]
     gravest = tuple(
-        max((one for one in verdicts if one.kind is kind), key=lambda one: _SEVERITY.index(one.finding))
+        max(
+            (verdict for verdict in verdicts if verdict.kind is kind),
+            key=lambda verdict: _SEVERITY.index(verdict.finding),
+        )
         for kind in Kind
-        if any(one.kind is kind for one in verdicts)
+        if any(verdict.kind is kind for verdict in verdicts)
     )
-    instruments = ", ".join(looked.check.instrument for looked in found)
-    return structs.replace(found[0].check, instrument=instruments, verdicts=gravest)
+    instruments = ", ".join(stream.check.instrument for stream in checks)
+    return structs.replace(checks[0].check, instrument=instruments, verdicts=gravest)
 
 
 def check_drift(
@@ -78,37 +79,31 @@ def check_drift(
     sources: Sources = LIVE,
     opened: Mapping[str, int] | None = None,
 ) -> list[StreamCheck]:
-    """Look at each stream that a version was trained for and that clients are connected for.
+    """Check each stream that a version was trained on and that clients are connected for; return the gravest first.
 
     Args:
-        workspace: where the version, the prediction log and past pairs lie.
-        shared: parameters, of which `drift`, `paired` and `rollback` are used; windows are fitted to what was learnt.
-        active: the version that serves.
-        fallback: returns the version that would be gone back to for an instrument's sake, None where there is none.
-        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
-        before: the history of looks at the model, in the order of time.
-        sources: which sessions of the log count.
-        opened: since when clients have been connected for each instrument, UTC; None takes every instrument that was
-            ever asked about, and all that the version has learnt where none was.
-
-    Returns:
-        A look for each instrument, the one that asks for most caution first.
+        shared: parameters; windows are fitted to the training data.
+        fallback: returns the rollback target for an instrument, None where there is none.
+        now_ns: UTC. Of rows that are not live the newest one's receive time counts.
+        before: the model's check history, in the order of time.
+        opened: start of the unbroken time with a client, by instrument, UTC; None takes every trained instrument ever
+            asked about, or all trained ones where none was.
 
     Raises:
         PredictionLogError: the log cannot be read.
         GateError: the log holds answers that cannot be compared.
-        DataError: the version's reference is not what it was when it was published.
+        DataError: the version's reference has changed since it was published.
     """
     reference, nulls = reference_of(workspace, active), null_of(workspace, active)
-    trained = list(reference.rows) if reference is not None else [str(one) for one in active.instruments]
-    # A pooled model may know instruments that are not traded: no rows of these is no missing data.
+    trained = list(reference.rows) if reference is not None else [str(instrument) for instrument in active.instruments]
+    # A pooled model may be trained on instruments that are not traded: no rows of these is no missing data.
     if opened is None:
         seen = instruments_seen(workspace, shared.model.name, sources)
-        streams = [one for one in trained if one in seen] or trained
+        streams = [instrument for instrument in trained if instrument in seen] or trained
     else:
-        streams = [one for one in trained if one in opened]
+        streams = [instrument for instrument in trained if instrument in opened]
     level = check_level(shared.drift, len(streams))
-    found = []
+    checks = []
     for instrument in streams:
         started = time.monotonic()
         rows, null = reference.rows[instrument] if reference else no_rows(), nulls.get(instrument)
@@ -118,7 +113,7 @@ def check_drift(
         current = read_current_window(
             workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources, opened_ns=since_ns
         )
-        judged = evaluate_active(
+        evaluation = evaluate_active(
             workspace,
             params,
             active.model,
@@ -130,13 +125,13 @@ def check_drift(
             instrument=instrument,
             has_learnt=active.has_learnt,
         )
-        # What one version answers and costs says nothing of what is usual for another.
-        past = [one for one in before if (one.instrument, one.version) == (instrument, active.version)]
+        # Past checks of another version are no null distribution for this one.
+        past = [earlier for earlier in before if (earlier.instrument, earlier.version) == (instrument, active.version)]
         verdicts = (
             _covariate(workspace, params.drift, active, instrument, reference, learnt, current, level, null),
             prediction_drift(current, past, params.drift, level, null.answers if null else None),
             concept_drift(
-                current, past, params, level, judged.verdict if judged else None, null.answers if null else None
+                current, past, params, level, evaluation.verdict if evaluation else None, null.answers if null else None
             ),
         )
         check = DriftCheck(
@@ -147,25 +142,25 @@ def check_drift(
             verdicts=verdicts,
             seconds=time.monotonic() - started,
         )
-        found.append(StreamCheck(check, learnt, current))
-    return sorted(found, key=lambda one: one.severity, reverse=True)
+        checks.append(StreamCheck(check, learnt, current))
+    return sorted(checks, key=lambda stream: stream.severity, reverse=True)
 
 
 def reference_of(workspace: Workspace, version: Manifest) -> Reference | None:
-    """Return what a version has learnt from; None of one that was published without.
+    """Return a version's reference; None where it was published without.
 
     Raises:
-        DataError: the file is not the one that was published.
+        DataError: the file is not the published one.
     """
     path = _published(workspace, version, REFERENCE)
     return None if path is None else load_reference(path)
 
 
 def null_of(workspace: Workspace, version: Manifest) -> dict[str, StreamNull]:
-    """Return what is usual of each instrument that a version has learnt; nothing of one that was published without.
+    """Return a version's null distribution by instrument; empty where it was published without.
 
     Raises:
-        DataError: the file is not the one that was published.
+        DataError: the file is not the published one.
     """
     path = _published(workspace, version, NULL)
     return {} if path is None else load_null(path).streams
@@ -201,15 +196,15 @@ def _covariate(
     null: StreamNull | None,
 ) -> DriftVerdict:
     if reference is None:
-        why = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
-        # That nothing comes in is known without one.
+        reason = f"{active.model} {active.version} was published without its training window; the next retrain keeps it"
+        # Missing rows are known without a reference.
         silent = len(current.recent) < drift.minimum_rows
         finding = Finding.MISSING if silent and not current.has_only_begun else Finding.INSUFFICIENT
-        why = f"{len(current.recent)} rows in {drift.recent_s:g} s; {why}" if silent else why
-        return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=why, level=level)
+        reason = f"{len(current.recent)} rows in {drift.recent_s:g} s; {reason}" if silent else reason
+        return DriftVerdict(kind=Kind.COVARIATE, finding=finding, reason=reason, level=level)
     store = past_of(workspace, active.model, instrument)
     rows = reference.rows[instrument]
-    found = check_covariate_drift(
+    verdict = check_covariate_drift(
         learnt,
         current.recent,
         joined(rows, current.earlier),
@@ -219,7 +214,9 @@ def _covariate(
         level=level,
         learnt=Learnt(rows, null.rows if null else ()),
     )
-    if found.finding is Finding.MISSING and current.has_only_begun:
-        why = f"{found.reason}; the session was opened {(current.until_ns - current.opened_ns) / NS_PER_S:.0f} s ago"
-        return structs.replace(found, finding=Finding.INSUFFICIENT, reason=why)
-    return found
+    if verdict.finding is Finding.MISSING and current.has_only_begun:
+        reason = (
+            f"{verdict.reason}; the session was opened {(current.until_ns - current.opened_ns) / NS_PER_S:.0f} s ago"
+        )
+        return structs.replace(verdict, finding=Finding.INSUFFICIENT, reason=reason)
+    return verdict

@@ -1,4 +1,4 @@
-"""The content of the page about a look for drift, which is also written as JSON."""
+"""Content of the page of a drift check, also written as JSON."""
 
 from msgspec import Struct, field
 
@@ -9,7 +9,7 @@ from lobsmith.monitoring.mode.machine import ModeChange
 
 
 class PageChange(Struct, frozen=True, kw_only=True):
-    """The model went from one mode to another; `before` is None where it had none."""
+    """A change of the mode; `before` is None where there was no mode."""
 
     time_ns: int
     before: str | None
@@ -18,12 +18,12 @@ class PageChange(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, change: ModeChange) -> "PageChange":
-        """Return a change of the mode as the page has it."""
+        """Return a change of the mode for the page."""
         return cls(time_ns=change.time_ns, before=change.mode_from, after=change.mode_to, reason=change.reason)
 
 
 class Happening(Struct, frozen=True, kw_only=True):
-    """Something the system did: an alert, a retrain that was asked for."""
+    """An action of the system: an alert, a retrain request."""
 
     time_ns: int
     what: str
@@ -31,13 +31,13 @@ class Happening(Struct, frozen=True, kw_only=True):
 
 
 class Evidently(Struct, frozen=True, kw_only=True):
-    """The report of Evidently: its file beside the page, or why there is none.
+    """Evidently's report: its file beside the page, or why there is none.
 
     Attributes:
         page: name of the file, None where there is none.
         failure: why.
-        failures: looks without one among the `checks` newest.
-        project, report: what it is called in Evidently's workspace.
+        failures: checks without one among the `checks` newest.
+        project, report: ids in Evidently's workspace.
     """
 
     page: str | None
@@ -49,16 +49,12 @@ class Evidently(Struct, frozen=True, kw_only=True):
 
 
 class Content(Struct, frozen=True, kw_only=True):
-    """All that the page shows, which is also written as JSON.
+    """Content of the page.
 
     Attributes:
-        check: that it is about.
-        since_ns: time of the first look of the unbroken run of looks that found drift; None where this one did not.
-        earlier: looks before, the oldest first.
-        changes: of the mode, the oldest first.
-        happenings: the newest last.
-        losses: of one version after the other, over the same time bins.
-        evidently: its report.
+        since_ns: first check of the unbroken run with drift; None where this one found none.
+        earlier, changes, happenings: the oldest first.
+        losses: of each version, over the same time bins.
     """
 
     check: DriftCheck = field(name="look")

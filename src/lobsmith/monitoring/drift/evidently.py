@@ -1,7 +1,7 @@
-"""Evidently's report about a look for drift: features, predictions and targets, each column then and now.
+"""Evidently's report of a drift check: features, predictions and targets, each column then and now.
 
-It is a description for people and decides nothing: it knows no past to say what is usual. It is drawn in a process of
-its own, so that what it costs in memory and time is bounded and no fault of it is one of the monitor.
+A description for people that decides nothing: it has no null distribution. Drawn in a child process, which bounds its
+memory and time and isolates its faults.
 """
 
 import subprocess
@@ -37,11 +37,11 @@ _LONGEST_REASON = 300
 
 @dataclass(frozen=True)
 class Side:
-    """What is known of one of the two spans of time that a look compares.
+    """One of the two windows of a check.
 
     Attributes:
-        rows: raw rows, NaN nowhere.
-        answers: what the active version made of rows of that span, not of just these; None where nothing is known.
+        rows: raw rows, no NaN.
+        answers: of the active version in that window, not to just these rows; None where unknown.
     """
 
     rows: RawRows
@@ -49,19 +49,16 @@ class Side:
 
 
 class Job(Struct, frozen=True, kw_only=True):
-    """What the process that draws is told.
+    """Input of the child process.
 
     Attributes:
         arrays: `.npz` file with the rows and answers of both sides, `reference_rows`, `recent_target` and so on.
         workspace: folder of Evidently's workspace.
-        project: in it, a UUID, and `model`, its name.
-        name: of the report.
-        looked_ns: time that it is about.
-        tags: of the report.
-        metadata: of the report.
+        project: a UUID in it, and `model`, its name.
+        looked_ns: time of the check.
         features: names of the columns of rows.
         horizon_ms: of predictions and targets.
-        shown: features whose values are shown at length, not only in the table.
+        shown: features whose values are shown at length.
         minimum_rows: fewer recent rows fail a test of the report.
         page, json: files to write.
         keep: newest reports that stay in the project.
@@ -87,7 +84,7 @@ class Job(Struct, frozen=True, kw_only=True):
 
 
 class Drawn(Struct, frozen=True, kw_only=True):
-    """A report of Evidently: its page and JSON, and what it is called in its workspace."""
+    """A report of Evidently: its page and JSON, and its ids in Evidently's workspace."""
 
     page: str
     json: str
@@ -96,16 +93,16 @@ class Drawn(Struct, frozen=True, kw_only=True):
 
 
 def project_of(model: str) -> str:
-    """Return the id of a model's project in Evidently: the same on every machine, so that a link to it lasts."""
+    """Return the id of a model's project in Evidently, the same on every machine."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, f"lobsmith:{model}"))
 
 
 def draw(
     workspace: Workspace, params: Params, check: DriftCheck, reference: Side, recent: Side, folder: Path
 ) -> Drawn | str:
-    """Draw the report of a look into `folder` and add it to Evidently's workspace; or return why there is none.
+    """Draw the report of a check into `folder` and add it to Evidently's workspace; or return why that failed.
 
-    Rows and answers of each side are drawn apart, evenly over its time: no figure of the report is about two columns.
+    Rows and answers of each side are sampled apart, evenly over its time: no figure combines them.
     """
     settings = params.drift_report
     try:
@@ -114,20 +111,24 @@ def draw(
             sides = {"reference": reference, "recent": recent}
             np.savez(
                 arrays,
-                **{f"{name}_{what}": one for name, side in sides.items() for what, one in _arrays(side, settings.rows)},
+                **{
+                    f"{name}_{what}": array
+                    for name, side in sides.items()
+                    for what, array in _arrays(side, settings.rows)
+                },
             )
             job.write_bytes(msgspec.json.encode(_job(workspace, params, check, reference, recent, folder, arrays)))
-            done = run_module(_MODULE, str(job), deadline_s=settings.deadline_s)
+            completed = run_module(_MODULE, str(job), deadline_s=settings.deadline_s)
     except subprocess.TimeoutExpired:
         return f"Evidently took longer than {settings.deadline_s:g} s (drift_report.deadline_s)"
     except OSError as error:
         return f"Evidently could not be run: {error}"
-    if done.returncode != 0:
-        return _why(done.stderr, done.returncode)
+    if completed.returncode != 0:
+        return _why(completed.stderr, completed.returncode)
     try:
-        return jsonl.decode(done.stdout.strip().rpartition(b"\n")[2], Drawn)
+        return jsonl.decode(completed.stdout.strip().rpartition(b"\n")[2], Drawn)
     except msgspec.DecodeError as error:
-        return f"Evidently's process did not say what it drew: {error}"
+        return f"Evidently's process did not report what it drew: {error}"
 
 
 def _job(
@@ -139,9 +140,9 @@ def _job(
     folder: Path,
     arrays: Path,
 ) -> Job:
-    moved = [one.name for verdict in check.verdicts for one in verdict.moved if one.name in NAMES]
+    moved = [shift.name for verdict in check.verdicts for shift in verdict.moved if shift.name in NAMES]
     answers = recent.answers or reference.answers
-    findings = {f"{one.kind.value} drift": one.finding.value for one in check.verdicts}
+    findings = {f"{verdict.kind.value} drift": verdict.finding.value for verdict in check.verdicts}
     return Job(
         arrays=str(arrays),
         workspace=str(evidently_workspace(workspace)),

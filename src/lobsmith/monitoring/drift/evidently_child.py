@@ -1,7 +1,4 @@
-"""Draws one report of Evidently: `python -m lobsmith.monitoring.drift.evidently_child JOB`; see `evidently.draw`.
-
-It prints a `Drawn` as its last line.
-"""
+"""Draws one report of Evidently: `python -m lobsmith.monitoring.drift.evidently_child JOB`, which prints a `Drawn`."""
 
 import json
 import os
@@ -44,7 +41,7 @@ _ANSWER_COLUMNS = 5
 
 def main(path: str) -> None:
     """Draw the report of a job, write it and add it to the workspace."""
-    # The answers of clients on this machine come first.
+    # Serving clients has priority.
     os.nice(_NICE)
     # Plotly's own style would be a third of a report.
     plotly.io.templates.default = "none"
@@ -59,12 +56,12 @@ def main(path: str) -> None:
 
 def _run(job: Job, arrays: "Arrays") -> Snapshot:
     reference, recent = (_table(job, arrays, side) for side in ("reference", "recent"))
-    # A column without a value on either side cannot be compared, and Evidently would refuse all of them.
+    # Evidently would refuse all columns because of one without a value on either side.
     both = [name for name in recent if recent[name].notna().any() and reference[name].notna().any()]
-    words = [name for name in both if recent[name].dtype == object]
-    numbers = [name for name in both if name not in words]
-    definition = DataDefinition(numerical_columns=numbers, categorical_columns=words)
-    # What is missing fails a test of the report: an empty one would read as no drift.
+    categorical = [name for name in both if recent[name].dtype == object]
+    numbers = [name for name in both if name not in categorical]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=categorical)
+    # Missing data fails a test of the report: an empty one would read as no drift.
     metrics = [
         RowCount(tests=[gte(job.minimum_rows)]),
         ColumnCount(tests=[gte(len(job.features) + _ANSWER_COLUMNS)]),
@@ -73,11 +70,12 @@ def _run(job: Job, arrays: "Arrays") -> Snapshot:
         answers = [name for name in both if name not in job.features]
         metrics += [
             DatasetStats(),
-            # Distances: a test would take neighbouring rows for independent ones and call every two hours different.
+            # Distances: a test would take neighbouring rows as independent and find drift in any two
+            # hours.
             DataDriftPreset(columns=both, num_method="wasserstein", cat_method="jensenshannon"),
             *(ValueStats(column) for column in (*answers, *job.shown) if column in both),
         ]
-    current, past = (Dataset.from_pandas(one[both], data_definition=definition) for one in (recent, reference))
+    current, past = (Dataset.from_pandas(table[both], data_definition=definition) for table in (recent, reference))
     at = datetime.fromtimestamp(job.looked_ns / NS_PER_S, UTC)
     run: Snapshot = Report(metrics).run(
         current, past, timestamp=at, name=job.name, tags=list(job.tags), metadata=dict(job.metadata)
@@ -86,7 +84,7 @@ def _run(job: Job, arrays: "Arrays") -> Snapshot:
 
 
 def _table(job: Job, arrays: "Arrays", side: str) -> pd.DataFrame:
-    """Return a side's columns beside each other; of the shorter ones the rest is missing."""
+    """Return a side's columns beside each other, shorter ones padded with missing values."""
     rows, probability = arrays[f"{side}_rows"], arrays[f"{side}_{PROBABILITY}"]
     columns = {name: pd.Series(rows[:, place]) for place, name in enumerate(job.features)}
     if job.horizon_ms is not None:
@@ -103,22 +101,22 @@ def _directions(codes: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]") -> p
 
 
 def add(job: Job, snapshot: Snapshot) -> str:
-    """Add a report to the project, which is made on first use, and delete the oldest; return its id.
+    """Add a report to the project, created on first use, and delete the oldest; return its id.
 
-    Evidently writes in place: a crash, or a reader at that moment, would leave half a file, and its pages fail then.
+    Atomic: Evidently writes in place, and its pages fail on half a file.
     """
     project = Path(job.workspace) / job.project
     report = str(new_id())
     with exclusive_lock(Path(job.workspace).with_suffix(".lock"), job.lock_s):
         if not (project / PROJECT_FILE_NAME).exists():
-            model = ProjectModel(id=job.project, name=job.model, description="looks for drift")
+            model = ProjectModel(id=job.project, name=job.model, description="drift checks")
             write_atomic(project / PROJECT_FILE_NAME, json.dumps(model.dict(), cls=NumpyEncoder).encode())
         reports = project / SNAPSHOTS_DIR_NAME
         write_atomic(reports / f"{report}.json", snapshot.dumps().encode())
-        # Only a writer that was killed has left one of these: whoever writes holds the lock.
+        # Left by a killed writer: this one holds the lock.
         for torn in reports.glob(".*.json.*"):
             torn.unlink()
-        # An id begins with the time that it was given at.
+        # Ids begin with their time.
         for old in sorted(reports.glob("*.json"))[: -job.keep]:
             old.unlink(missing_ok=True)
     return report

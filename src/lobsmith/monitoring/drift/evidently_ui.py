@@ -1,4 +1,4 @@
-"""Evidently's own pages about its workspace, on loopback, for as long as somebody looks at them."""
+"""Evidently's own pages about its workspace, on loopback, while a command shows them."""
 
 import os
 import secrets
@@ -18,27 +18,26 @@ from lobsmith.serving.ports import HOST, Port, check_free, free_ports
 from lobsmith.workspace import Workspace
 
 UI_HEALTH = "/api/version"
-"""Path of a page that answers as soon as the others do."""
+"""Path that answers once the pages do."""
 _START_DEADLINE_S = 60.0
 _STOP_DEADLINE_S = 5.0
 _POLL_S = 0.2
 
 
 def evidently_workspace(workspace: Workspace) -> Path:
-    """Return where Evidently keeps the reports that its own pages show."""
+    """Return the folder of the reports that Evidently's pages show."""
     return workspace.drift / "evidently"
 
 
 @contextmanager
 def evidently_ui(folder: Path, port: int | None = None) -> Iterator[str]:
-    """Serve Evidently's workspace until the block ends, however it ends; yield the address.
+    """Serve Evidently's workspace until the block ends; yield the address.
 
-    Nothing can be changed there: a key that nobody is told guards that. The pages have no other guard, so any user of
-    this machine can read them.
+    Writing needs a key that is not passed on; reading is open to any user of this machine.
 
     Args:
         folder: Evidently's workspace.
-        port: to listen on; None takes one that is free.
+        port: to listen on; None takes a free one.
 
     Raises:
         PortBusyError: the port is taken.
@@ -70,14 +69,14 @@ def evidently_ui(folder: Path, port: int | None = None) -> Iterator[str]:
 def ui_command(folder: Path, port: int) -> tuple[str, ...]:
     """Return the command that serves Evidently's workspace on a port of loopback.
 
-    It wants an empty working directory: a settings file there would be read as its configuration.
+    Needs an empty working directory: a settings file there would be read.
     """
     options = ("ui", "--workspace", str(folder), "--host", HOST, "--port", str(port))
     return (sys.executable, "-P", "-m", "evidently.cli", *options)
 
 
 def ui_environment() -> dict[str, str]:
-    """Return what the command needs in its environment: no telemetry, and a key for writing that only it knows."""
+    """Return the command's environment: no telemetry, and a secret key for writing."""
     return {"DO_NOT_TRACK": "1", "EVIDENTLY_SECRET": secrets.token_urlsafe(24)}
 
 

@@ -1,7 +1,7 @@
-"""The gates of drift: a window that would be learnt beside the newest data, one that was learnt beside live rows.
+"""Drift gates: a training window beside the newest data before training, a candidate's window beside live rows.
 
-History that is too short refuses nothing, and the verdict says so: it is never the same as "no drift". A shadow period
-without rows is waited for: it ends by itself, and a promotion can wait.
+Insufficient history refuses nothing, and the verdict says so. A shadow period without rows is not passed: the promotion
+waits for it.
 """
 
 from collections.abc import Iterable
@@ -30,24 +30,16 @@ from lobsmith.workspace import Workspace
 
 WINDOW, PERIOD, FEED = "window drift", "shadow drift", "feed"
 _PATIENCE = 6
-"""Times the seconds of a look that a gate has: nobody waits for it, and with too few past pairs it refuses nothing."""
+"""Factor of a check's time limit for a gate: with too few past pairs it would refuse nothing."""
 
 
 def judge_windows(
     workspace: Workspace, params: Params, windows: Iterable[Dataset], directory: Path, *, sources: Sources = LIVE
 ) -> tuple[Verdict, ...]:
-    """Judge a training window before training is paid for, two verdicts for each instrument.
+    """Judge training windows before training, two verdicts for each instrument.
 
-    It must not be of a market that has gone: its rows are held against the newest live ones, or where none are logged
-    after it, those before its newest stretch against that. And it must not be of a broken feed: its newest rows are
-    held against what the active version has learnt.
-
-    Args:
-        workspace: where the active version and the prediction log lie.
-        params: `drift` is used.
-        windows: the rows that would be learnt, of each instrument.
-        directory: of the run; past pairs are kept there.
-        sources: which sessions of the log are live rows.
+    Window drift: against the newest live rows, or without later ones, the window's newest part against the rest. Feed:
+    the window's newest rows against the active version's reference. Past pairs are kept in the run's `directory`.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -74,16 +66,16 @@ def _judge_window(
     frozen, lengths = freeze([window], drift), Lengths.of(drift)
     rows = frozen.rows[instrument]
     newest = rows.newest(lengths.recent)
-    recent, learnt = newest, rows.between(0, int(newest.time_ns[0]))
-    history = learnt
+    recent, older = newest, rows.between(0, int(newest.time_ns[0]))
+    history = older
     if active is not None:
         current = read_current_window(
             workspace, params, active, instrument, rows, now_ns=clock.now_ns(), sources=sources
         )
         if len(current.recent) >= drift.minimum_rows and current.from_ns >= int(rows.time_ns[-1]):
-            recent, learnt, history = current.recent, rows, joined(rows, current.earlier)
-    found = check_covariate_drift(
-        learnt.newest(lengths.reference),
+            recent, older, history = current.recent, rows, joined(rows, current.earlier)
+    drift_verdict = check_covariate_drift(
+        older.newest(lengths.reference),
         recent,
         history,
         frozen.scaling,
@@ -91,7 +83,7 @@ def _judge_window(
         drift,
         level=drift.gate_level,
     )
-    return _named(WINDOW, instrument, found), _feed(workspace, params, active, instrument, newest)
+    return _named(WINDOW, instrument, drift_verdict), _feed(workspace, params, active, instrument, newest)
 
 
 def judge_period(
@@ -99,24 +91,20 @@ def judge_period(
 ) -> tuple[Verdict, ...]:
     """Judge a candidate's training window beside the newest rows of its shadow period, a verdict for each instrument.
 
-    Args:
-        workspace: where the candidate and the prediction log lie.
-        params: `drift` is used.
-        candidate: the version in the candidate slot.
-        sources: which sessions of the log are live rows.
-
     Raises:
         PredictionLogError: the log cannot be read.
         DataError: the candidate's reference is damaged.
     """
     drift, reference, nulls = params.drift, reference_of(workspace, candidate), null_of(workspace, candidate)
     if reference is None:
-        why = f"{candidate.model} {candidate.version} was published without its training window"
-        found = DriftVerdict(kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=why, level=drift.gate_level)
-        return (_named(PERIOD, ", ".join(map(str, candidate.instruments)), found),)
+        reason = f"{candidate.model} {candidate.version} was published without its training window"
+        drift_verdict = DriftVerdict(
+            kind=Kind.COVARIATE, finding=Finding.INSUFFICIENT, reason=reason, level=drift.gate_level
+        )
+        return (_named(PERIOD, ", ".join(map(str, candidate.instruments)), drift_verdict),)
     seen = instruments_seen(workspace, params.model.name, sources)
     verdicts = []
-    for instrument in [one for one in reference.rows if one in seen] or reference.rows:
+    for instrument in [name for name in reference.rows if name in seen] or reference.rows:
         rows, null = reference.rows[instrument], nulls.get(instrument)
         drift = _all_at_once(fitted(params.drift, covered(rows)))
         learnt = rows.newest(Lengths.of(drift).reference)
@@ -124,7 +112,7 @@ def judge_period(
         current = read_current_window(
             workspace, fitting, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources
         )
-        found = check_covariate_drift(
+        drift_verdict = check_covariate_drift(
             learnt,
             current.recent,
             joined(rows, current.earlier),
@@ -134,30 +122,33 @@ def judge_period(
             level=drift.gate_level,
             learnt=Learnt(rows, null.rows if null else ()),
         )
-        verdict = _named(PERIOD, instrument, found)
-        verdicts.append(structs.replace(verdict, passed=verdict.passed and found.finding is not Finding.MISSING))
+        verdict = _named(PERIOD, instrument, drift_verdict)
+        verdicts.append(
+            structs.replace(verdict, passed=verdict.passed and drift_verdict.finding is not Finding.MISSING)
+        )
     return tuple(verdicts)
 
 
 def require(verdicts: tuple[Verdict, ...]) -> None:
-    """Refuse a training window that a gate has refused.
+    """Raise on a refused training window.
 
     Raises:
-        GateError: it says which, on which features, and what to do where the market really is so.
+        GateError: names the gate, the features and the way out.
     """
-    for one in verdicts:
-        if one.passed:
+    for verdict in verdicts:
+        if verdict.passed:
             continue
-        refused = f"{one.evidence['instrument']}: {one}"
-        if one.gate == FEED:
-            features = ", ".join([*one.evidence["frozen"], *one.evidence["beyond"]][:5])
+        refused = f"{verdict.evidence['instrument']}: {verdict}"
+        if verdict.gate == FEED:
+            features = ", ".join([*verdict.evidence["frozen"], *verdict.evidence["beyond"]][:5])
             raise GateError(
                 f"{refused}: its newest rows lie where none have been, or stand still ({features}...); mend the feed, "
                 "or where the market really is so raise drift.feed_limit"
             )
         raise GateError(
-            f"{refused}: {one.evidence['reason']}, most of all {', '.join(one.evidence['moved'])}; it is of another "
-            "market than the newest data: give newer data, or wait until the window holds it, or lower drift.gate_level"
+            f"{refused}: {verdict.evidence['reason']}, most of all {', '.join(verdict.evidence['moved'])}; it is of "
+            "another market than the newest data: give newer data, or wait until the window holds it, or lower "
+            "drift.gate_level"
         )
 
 
@@ -165,19 +156,19 @@ def _feed(workspace: Workspace, params: Params, active: Manifest | None, instrum
     reference = None if active is None else reference_of(workspace, active)
     limit = params.drift.feed_limit
     if reference is None or instrument not in reference.rows:
-        why = f"nothing serves that has learnt {instrument}"
-        evidence = {"instrument": instrument, "reason": why}
+        reason = f"nothing serves that has learnt {instrument}"
+        evidence = {"instrument": instrument, "reason": reason}
         return Verdict(gate=FEED, passed=True, value=None, threshold=limit, evidence=evidence)
-    found = judge_feed(reference.rows[instrument], newest, limit=limit)
-    return structs.replace(found, evidence={"instrument": instrument, **found.evidence})
+    verdict = judge_feed(reference.rows[instrument], newest, limit=limit)
+    return structs.replace(verdict, evidence={"instrument": instrument, **verdict.evidence})
 
 
-def _named(gate: str, instrument: str, found: DriftVerdict) -> Verdict:
-    verdict = found.as_verdict()
+def _named(gate: str, instrument: str, drift_verdict: DriftVerdict) -> Verdict:
+    verdict = drift_verdict.as_verdict()
     return structs.replace(verdict, gate=gate, evidence={"instrument": instrument, **verdict.evidence})
 
 
 def _all_at_once(drift: DriftParams) -> DriftParams:
-    """Return settings that measure all past pairs now: there may be no look before or after this one."""
+    """Return settings that measure all past pairs in one check."""
     patient = structs.replace(drift.discriminator, seconds=_PATIENCE * drift.discriminator.seconds)
     return structs.replace(drift, pairs_a_look=drift.past_pairs, discriminator=patient)

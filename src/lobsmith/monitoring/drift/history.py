@@ -1,6 +1,6 @@
-"""What every look for drift found: a line each in the model's history, beside the folders of their reports.
+"""History of drift checks, beside the folders of their reports.
 
-.lobsmith/drift/reports/<model>/looks.jsonl      a line a look, the oldest first
+.lobsmith/drift/reports/<model>/looks.jsonl      a line for each check, the oldest first
 .lobsmith/drift/reports/<model>/<UTC time>/      its page, the same as JSON, and Evidently's report
 """
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 from lobsmith import jsonl
 from lobsmith.drift.verdict import DriftCheck, Finding, Kind
@@ -29,11 +29,11 @@ _INDEX = "looks.jsonl"
 _LOCK_DEADLINE_S = 10.0
 
 
-class Found(Struct, frozen=True, kw_only=True):
-    """What a look found of one kind of drift; as in `DriftVerdict`.
+class PastVerdict(Struct, frozen=True, kw_only=True):
+    """Result of a past check for one kind of drift; as in `DriftVerdict`.
 
-    `value` is what later looks are compared with: of answers the statistic beside those before. `beside_training` is
-    what they are compared with as long as looks are few; unset where the version was published without.
+    Later checks are compared with `value` (of answers the statistic beside earlier answers), or with `beside_training`
+    while checks are few; that is unset where the version was published without a null distribution.
     """
 
     kind: Kind
@@ -47,50 +47,49 @@ class Found(Struct, frozen=True, kw_only=True):
 
 
 class PastCheck(Struct, frozen=True, kw_only=True):
-    """A look in the history.
+    """A check in the history.
 
     Attributes:
-        looked_ns: when, UTC.
-        version: that was active.
+        looked_ns: UTC.
+        version: active then.
         instrument: `venue:symbol`.
-        folder: where its reports lie or lay, beside the history.
-        found: of each kind.
-        evidently_failed: why there is no report of Evidently; None where there is one.
+        folder: of its reports, beside the history; it may have been deleted.
+        evidently_failed: why there is no report of Evidently, else None.
     """
 
     looked_ns: int
     version: int
     instrument: str
     folder: str
-    found: tuple[Found, ...]
+    verdicts: tuple[PastVerdict, ...] = field(name="found")
     evidently_failed: str | None = None
 
-    def of(self, kind: Kind) -> Found | None:
-        """Return what was found of a kind, None where it was not looked for."""
-        return next((one for one in self.found if one.kind is kind), None)
+    def of(self, kind: Kind) -> PastVerdict | None:
+        """Return the result for a kind, None where it was not checked."""
+        return next((verdict for verdict in self.verdicts if verdict.kind is kind), None)
 
 
 def as_line(check: DriftCheck, folder: str, evidently_failed: str | None) -> PastCheck:
-    """Return a look as the history keeps it."""
-    found = tuple(
-        Found(
-            kind=one.kind,
-            finding=one.finding,
-            value=one.value if one.beside_training is UNSET else _set(one.beside_before),
-            p_value=one.p_value,
-            level=one.level,
-            recent_from_ns=one.recent_from_ns,
-            recent_until_ns=one.recent_until_ns,
-            beside_training=one.beside_training,
+    """Return a check as the history's line."""
+    verdicts = tuple(
+        PastVerdict(
+            kind=verdict.kind,
+            finding=verdict.finding,
+            value=verdict.value if verdict.beside_training is UNSET else _set(verdict.beside_before),
+            p_value=verdict.p_value,
+            level=verdict.level,
+            recent_from_ns=verdict.recent_from_ns,
+            recent_until_ns=verdict.recent_until_ns,
+            beside_training=verdict.beside_training,
         )
-        for one in check.verdicts
+        for verdict in check.verdicts
     )
     return PastCheck(
         looked_ns=check.looked_ns,
         version=check.version,
         instrument=check.instrument,
         folder=folder,
-        found=found,
+        verdicts=verdicts,
         evidently_failed=evidently_failed,
     )
 
@@ -100,15 +99,15 @@ def _set(value: float | UnsetType) -> float | None:
 
 
 def reports(workspace: Workspace, model: str) -> Path:
-    """Return where a model's history and the folders of its reports lie."""
+    """Return the folder of a model's history and reports."""
     return workspace.drift / "reports" / model
 
 
 def new_folder(workspace: Workspace, check: DriftCheck) -> Path:
-    """Make the folder for the reports of a look, named after its time.
+    """Create the folder for a check's reports, named after its time.
 
     Raises:
-        DataError: it cannot be made.
+        DataError: it cannot be created.
     """
     time = datetime.fromtimestamp(check.looked_ns // NS_PER_S, UTC)
     stamp = f"{time:%Y%m%dT%H%M%S}.{check.looked_ns // NS_PER_MS % 1000:03d}Z"
@@ -120,12 +119,12 @@ def new_folder(workspace: Workspace, check: DriftCheck) -> Path:
                 (root / name).mkdir()
                 return root / name
     except OSError as error:
-        raise DataError(f"{root}: {error.strerror}; the look for drift has no report") from error
-    raise DataError(f"{root / stamp}: a hundred looks of one moment; look less often")
+        raise DataError(f"{root}: {error.strerror}; the drift check has no report") from error
+    raise DataError(f"{root / stamp}: a hundred checks at one time; check less often")
 
 
 def add(workspace: Workspace, model: str, line: PastCheck, params: DriftReportParams) -> None:
-    """Add a look to the history, and forget the oldest lines and reports.
+    """Add a check to the history, and delete the oldest lines and reports.
 
     Raises:
         DataError: the history cannot be written.
@@ -136,37 +135,37 @@ def add(workspace: Workspace, model: str, line: PastCheck, params: DriftReportPa
         with exclusive_lock(root / "looks.lock", _LOCK_DEADLINE_S):
             jsonl.append(path, line)
             kept = read(workspace, model)
-            # Rewritten only now and then: a whole history a look would wear the disk for nothing.
+            # Rewritten only now and then, to spare the disk.
             if len(kept) > params.keep_looks * 1.1 + 1:
                 jsonl.rewrite(path, kept[-params.keep_looks :])
             _forget(root, params)
     except TimeoutError as error:
         raise DataError(f"{path}: locked for {_LOCK_DEADLINE_S:g} s; end the process that holds it") from error
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; the look for drift is not in the history") from error
+        raise DataError(f"{path}: {error.strerror}; the drift check is not in the history") from error
 
 
 def read(workspace: Workspace, model: str) -> list[PastCheck]:
-    """Return the history, the oldest look first; a line that a crash cut short is left out.
+    """Return the history, the oldest check first, without torn lines.
 
     Raises:
         DataError: it cannot be read.
     """
     path = reports(workspace, model) / _INDEX
     try:
-        return sorted(jsonl.read(path, PastCheck), key=lambda one: one.looked_ns)
+        return sorted(jsonl.read(path, PastCheck), key=lambda line: line.looked_ns)
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; the history of looks for drift cannot be read") from error
+        raise DataError(f"{path}: {error.strerror}; the history of drift checks cannot be read") from error
 
 
 def newest(lines: Sequence[PastCheck], at_ns: int | None = None) -> PastCheck | None:
-    """Return the newest look of a history, or the newest at a time; None where there is none."""
-    return next((one for one in reversed(lines) if at_ns is None or one.looked_ns <= at_ns), None)
+    """Return the newest check of a history, or the newest at a time; None where there is none."""
+    return next((line for line in reversed(lines) if at_ns is None or line.looked_ns <= at_ns), None)
 
 
 def _forget(root: Path, params: DriftReportParams) -> None:
-    # Names are times. A folder that a crash left without its line goes with its age, like any other.
-    folders = sorted((one for one in root.iterdir() if one.is_dir()), reverse=True)
+    # Names are times; a folder without line (crash) is deleted by its age alike.
+    folders = sorted((folder for folder in root.iterdir() if folder.is_dir()), reverse=True)
     for folder in folders[params.keep_pages :]:
         shutil.rmtree(folder, ignore_errors=True)
     for folder in folders[params.keep_evidently : params.keep_pages]:

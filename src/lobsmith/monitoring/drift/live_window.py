@@ -1,4 +1,4 @@
-"""What is logged of a stream in the newest minutes, and before: what a look for drift looks at."""
+"""Current window of a stream, and earlier rows, from the prediction log."""
 
 from dataclasses import dataclass
 
@@ -23,16 +23,16 @@ from lobsmith.workspace import Workspace
 
 @dataclass(frozen=True)
 class CurrentWindow:
-    """What is logged of a stream: raw rows, and a version's answers before and during the newest stretch.
+    """Logged raw rows of a stream, and a version's answers, before and within the current window.
 
     Attributes:
-        earlier: raw rows received before that stretch, those that past pairs are made of.
-        recent: raw rows of that stretch, `drift.recent_s` long.
-        answers_before: the version's answers in the `drift.reference_s` before it; None where nothing is logged.
-        answers_now: its answers in that stretch.
-        from_ns, until_ns: the stretch, receive times, UTC.
+        earlier: raw rows before the window, for past pairs.
+        recent: raw rows of the window, `drift.recent_s` long.
+        answers_before: answers in the `drift.reference_s` before it; None where nothing is logged.
+        answers_now: answers in the window.
+        from_ns, until_ns: the window, receive times, UTC.
         served_ns: when the version began to serve, UTC; 0 where rows are not live.
-        opened_ns: since when clients have been connected, UTC; 0 where that is not known.
+        opened_ns: since when clients have been connected, UTC; 0 where unknown.
     """
 
     earlier: RawRows
@@ -46,7 +46,7 @@ class CurrentWindow:
 
     @property
     def has_only_begun(self) -> bool:
-        """Whether no client was connected at the beginning of the stretch; a time far ahead is a clock's, set back."""
+        """Whether no client was connected at the window's start; times far ahead are from a clock that was set back."""
         return self.from_ns < self.opened_ns < 2 * self.until_ns - self.from_ns
 
 
@@ -61,16 +61,12 @@ def read_current_window(
     sources: Sources = LIVE,
     opened_ns: int = 0,
 ) -> CurrentWindow:
-    """Read what is logged of a stream.
+    """Read the current window of a stream.
 
     Args:
-        workspace: where the log lies.
-        params: `drift` is used.
-        version: whose answers are read.
-        instrument: `venue:symbol`.
-        learnt: rows that the recent ones are to be compared with: the longer ago, the further past pairs reach back.
-        now_ns: the time, UTC. Of rows that are not live the newest one's receive time counts.
-        sources: which sessions count.
+        version: of the answers.
+        learnt: reference rows: the longer ago, the further past pairs reach back.
+        now_ns: UTC. Of rows that are not live the newest one's receive time counts.
         opened_ns: since when clients have been connected, UTC.
 
     Raises:
@@ -80,20 +76,20 @@ def read_current_window(
     drift, live = params.drift, tuple(sources) == tuple(LIVE)
     recent, reach = int(drift.recent_s * NS_PER_S), int((drift.recent_s + drift.reference_s) * NS_PER_S)
     served = serving_since(workspace.journal, version) if live else 0
-    # The newest rows are not in the log yet where time passes faster than the machine's.
+    # The newest rows are not logged yet where time passes faster than the machine's.
     now_ns -= behind_ns(params) if live else 0
-    nothing = CurrentWindow(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served, opened_ns)
+    empty = CurrentWindow(no_rows(), no_rows(), None, None, now_ns - recent, now_ns, served, opened_ns)
     model = params.model.name
     if not log_path(workspace, model).exists():
-        return nothing
+        return empty
     with PredictionLog.of(workspace, model) as log:
         sessions = sessions_by_instrument(log, sources).get(instrument, [])
         if not sessions:
-            return nothing
+            return empty
         until = now_ns if live else (newest_raw_ns(log, sessions) or now_ns) + 1
         since = until - _reach_ns(drift, until - recent - int(learnt.time_ns[-1]) if len(learnt) else 0)
         raw = _raw(log, sessions, drift, since, until)
-        asked = answers(
+        answered = answers(
             log,
             version.model,
             version.version,
@@ -105,8 +101,8 @@ def read_current_window(
     return CurrentWindow(
         earlier=raw.between(since, until - recent),
         recent=raw.between(until - recent, until),
-        answers_before=between(asked, until - reach, until - recent),
-        answers_now=between(asked, until - recent, until),
+        answers_before=between(answered, until - reach, until - recent),
+        answers_now=between(answered, until - recent, until),
         from_ns=until - recent,
         until_ns=until,
         served_ns=served,
@@ -115,7 +111,7 @@ def read_current_window(
 
 
 def instruments_seen(workspace: Workspace, model: str, sources: Sources = LIVE) -> set[str]:
-    """Return the instruments, `venue:symbol`, that clients have ever asked a production model about.
+    """Return the instruments, `venue:symbol`, that a production model was ever asked about.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -127,7 +123,7 @@ def instruments_seen(workspace: Workspace, model: str, sources: Sources = LIVE) 
 
 
 def _raw(log: PredictionLog, sessions: list[str], drift: DriftParams, since_ns: int, until_ns: int) -> RawRows:
-    """Read both ends of a stretch: what past pairs are made of. What lies between may be days that nobody looks at."""
+    """Read both ends of a stretch, for past pairs; between them may lie days of unneeded rows."""
     end = _reach_ns(drift, 0)
     late = max(until_ns - end, since_ns)
     old, new = (
@@ -138,12 +134,12 @@ def _raw(log: PredictionLog, sessions: list[str], drift: DriftParams, since_ns: 
 
 
 def _reach_ns(drift: DriftParams, gap_ns: int) -> int:
-    """Return how long ago the rows begin that past pairs of such a gap are made of, twice as many as are needed."""
+    """Return how far back rows for past pairs of a gap reach, for twice as many pairs as needed."""
     lengths = Lengths.of(drift)
     windows = rounded_gap(max(gap_ns, 0), lengths) + 2 * drift.past_pairs + 1
     return lengths.reference + windows * lengths.recent
 
 
 def no_rows() -> RawRows:
-    """Return rows of which there are none."""
+    """Return empty rows."""
     return RawRows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, COUNT), np.float32))

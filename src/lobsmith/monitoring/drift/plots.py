@@ -1,4 +1,4 @@
-"""Drawings of the page about a look for drift."""
+"""Plots of the page of a drift check."""
 
 from collections.abc import Sequence
 from datetime import UTC
@@ -12,11 +12,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lobsmith.drift.verdict import DriftCheck, DriftVerdict, FeatureShift, Finding, Kind
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, svg
-from lobsmith.evaluation.report.words import figure as figure_words
+from lobsmith.evaluation.report.words import figure as figure_text
 from lobsmith.evaluation.report.words import horizon, number
 from lobsmith.monitoring.accuracy import VersionAccuracy
 from lobsmith.monitoring.drift.content import PageChange
-from lobsmith.monitoring.drift.history import Found, PastCheck, as_line
+from lobsmith.monitoring.drift.history import PastCheck, PastVerdict, as_line
 from lobsmith.units import NS_PER_DAY
 
 _NOTHING = Markup("")
@@ -28,14 +28,14 @@ _BY_FINDING = {
     Finding.INSUFFICIENT: (MUTED, "o", PAPER),
     Finding.MISSING: (BAD, "x", BAD),
 }
-"""Colour, marker and what fills it."""
+"""Colour, marker and fill."""
 _BY_MODE = {"normal": GOOD, "conservative": DOWN, "paused": BAD}
 _NORMAL = "normal"
 _LEAST_P = 1e-4
 
 
 def plot_moved(kind: Kind, moved: FeatureShift) -> Markup:
-    """Draw both distributions of what moved, bin beside bin: outermost bins hold all beyond them, however far."""
+    """Draw both distributions of a shifted quantity, bin beside bin; the outermost bins hold all beyond them."""
     if not moved.reference or len(moved.edges) != len(moved.reference) + 1:
         return _NOTHING
     place = np.arange(len(moved.reference) + 1)
@@ -49,17 +49,17 @@ def plot_moved(kind: Kind, moved: FeatureShift) -> Markup:
             axes.stairs(shares, place, fill=True, color=colour, alpha=alpha, linewidth=0)
             axes.stairs(shares, place, color=colour, linewidth=1.5, label=label)
         chosen = np.unique(np.linspace(0, place[-1], min(_TICKS, len(place))).round().astype(int))
-        axes.set_xticks(chosen, [figure_words(float(f"{moved.edges[one]:.3g}")) for one in chosen])
+        axes.set_xticks(chosen, [figure_text(float(f"{moved.edges[edge]:.3g}")) for edge in chosen])
         axes.set(ylabel="share of rows", ylim=(0, None), title=moved.name)
         axes.grid(visible=False, axis="x")
         axes.legend(fontsize=8.5)
 
-    told = f"Distribution of {moved.name}, then and now: PSI {number(moved.psi, 3)}"
-    return svg(f"moved-{kind.value}-{moved.name}", told, 2.5, draw)
+    description = f"Distribution of {moved.name}, then and now: PSI {number(moved.psi, 3)}"
+    return svg(f"moved-{kind.value}-{moved.name}", description, 2.5, draw)
 
 
 def plot_null(verdict: DriftVerdict) -> Markup:
-    """Draw what the statistic was in the past, and what it is now."""
+    """Draw the null distribution, and the statistic now."""
     if not verdict.null:
         return _NOTHING
     past = np.sort(np.asarray(verdict.null))
@@ -75,12 +75,12 @@ def plot_null(verdict: DriftVerdict) -> Markup:
         what = "AUC" if verdict.kind is Kind.COVARIATE else "statistic"
         axes.set(xlabel=what, ylabel="past windows", title=f"{verdict.kind.value}: {len(past)} past windows")
 
-    told = f"{verdict.kind.value} drift: {number(verdict.value, 3)} now, past {number(past[0], 3)} to"
-    return svg(f"null-{verdict.kind.value}", f"{told} {number(past[-1], 3)}", 2.5, draw)
+    description = f"{verdict.kind.value} drift: {number(verdict.value, 3)} now, past {number(past[0], 3)} to"
+    return svg(f"null-{verdict.kind.value}", f"{description} {number(past[-1], 3)}", 2.5, draw)
 
 
 def plot_history(check: DriftCheck, earlier: Sequence[PastCheck], changes: Sequence[PageChange]) -> Markup:
-    """Draw what looks have found so far, the discriminator's AUC and the p-values, over the modes."""
+    """Draw the findings, the discriminator's AUC and the p-values of past checks, over the modes."""
     lines = [*earlier, as_line(check, "", None)]
 
     def draw(figure: Figure) -> None:
@@ -94,25 +94,25 @@ def plot_history(check: DriftCheck, earlier: Sequence[PastCheck], changes: Seque
         more, names = below.get_legend_handles_labels()
         figure.legend(handles + more, labels + names, loc="outside lower center", ncols=3, fontsize=8.5)
 
-    return svg("history", f"What {len(lines)} looks have found", 5.0, draw)
+    return svg("history", f"Findings of {len(lines)} checks", 5.0, draw)
 
 
 def plot_losses(losses: Sequence[Sequence[VersionAccuracy]]) -> Markup:
     """Draw each version's log-loss at the first horizon over time; bins without a known outcome are gaps."""
-    drawn = [scores for scores in losses if any(_loss(one) is not None for one in scores)]
+    drawn = [scores for scores in losses if any(_loss(score) is not None for score in scores)]
     if not drawn:
         return _NOTHING
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
         for place, scores in enumerate(drawn):
-            known = [one for one in scores if one.from_ns is not None]
-            times = [_time(one.from_ns) for one in known if one.from_ns is not None]
-            values = [_or_nan(_loss(one)) for one in known]
+            known = [score for score in scores if score.from_ns is not None]
+            times = [_time(score.from_ns) for score in known if score.from_ns is not None]
+            values = [_or_nan(_loss(score)) for score in known]
             label = f"{scores[0].model} {scores[0].version}"
             axes.plot(times, values, color=(ACCENT, DOWN)[place % 2], marker=".", label=label)
             if place == 0:
-                base = [_or_nan(one.horizons[0].base_log_loss if one.horizons else None) for one in known]
+                base = [_or_nan(score.horizons[0].base_log_loss if score.horizons else None) for score in known]
                 axes.plot(times, base, color=MUTED, linestyle="--", linewidth=0.9, label="base rate")
         axes.set(ylabel=f"log-loss at {horizon(drawn[0][0].horizons[0].horizon_ms)}, nats")
         _time_axis(axes)
@@ -122,7 +122,6 @@ def plot_losses(losses: Sequence[Sequence[VersionAccuracy]]) -> Markup:
 
 
 def _modes(axes: Axes, first_ns: int, last_ns: int, changes: Sequence[PageChange]) -> None:
-    """Colour the time during which the mode was another than normal."""
     for place, change in enumerate(changes):
         until = changes[place + 1].time_ns if place + 1 < len(changes) else last_ns
         start, end = max(change.time_ns, first_ns), min(until, last_ns)
@@ -153,18 +152,24 @@ def _findings(axes: Axes, lines: Sequence[PastCheck]) -> None:
 
 
 def _statistics(auc: Axes, p_value: Axes, lines: Sequence[PastCheck]) -> None:
-    found = [(line.looked_ns, line.of(Kind.COVARIATE)) for line in lines]
-    known = [(_time(at), one.value) for at, one in found if one is not None and one.value is not None]
+    verdicts = [(line.looked_ns, line.of(Kind.COVARIATE)) for line in lines]
+    known = [
+        (_time(at), verdict.value) for at, verdict in verdicts if verdict is not None and verdict.value is not None
+    ]
     auc.plot([at for at, _ in known], [value for _, value in known], color=ACCENT, marker=".", linewidth=0.9)
     auc.axhline(0.5, color=INK, linewidth=0.8, linestyle="--")
     auc.set(ylabel="AUC of rows")
     for kind, colour in _BY_KIND.items():
-        found = [(line.looked_ns, line.of(kind)) for line in lines]
-        known = [(_time(at), one.p_value) for at, one in found if one is not None and one.p_value is not None]
+        verdicts = [(line.looked_ns, line.of(kind)) for line in lines]
+        known = [
+            (_time(at), verdict.p_value)
+            for at, verdict in verdicts
+            if verdict is not None and verdict.p_value is not None
+        ]
         if known:
             times, values = [at for at, _ in known], [max(p, _LEAST_P) for _, p in known]
             p_value.plot(times, values, color=colour, marker=".", linewidth=0.9, label=f"p of {kind.value}")
-    levels = [one.level for line in lines[-1:] for one in line.found if one.level > 0]
+    levels = [verdict.level for line in lines[-1:] for verdict in line.verdicts if verdict.level > 0]
     if levels:
         p_value.axhline(max(levels), color=INK, linewidth=0.8, linestyle="--", label="level")
     p_value.set(yscale="log", ylabel="p-value", ylim=(None, 1.5))
@@ -173,8 +178,8 @@ def _statistics(auc: Axes, p_value: Axes, lines: Sequence[PastCheck]) -> None:
 
 
 def _finding(line: PastCheck, kind: Kind) -> Finding | None:
-    found: Found | None = line.of(kind)
-    return None if found is None else found.finding
+    verdict: PastVerdict | None = line.of(kind)
+    return None if verdict is None else verdict.finding
 
 
 def _loss(score: VersionAccuracy) -> float | None:

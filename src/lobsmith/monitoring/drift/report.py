@@ -1,4 +1,4 @@
-"""Reports about a look for drift: our page first, the same as JSON, Evidently's report, and links to them."""
+"""Reports of a drift check: page, JSON, Evidently's report, and links to them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 _HISTORY = 288
-"""Newest looks on a page: a day of one each five minutes."""
+"""Newest checks on a page: a day at one each five minutes."""
 _CHANGES = 50
 _BINS = 48
 _ARTIFACTS = "drift"
 
 
 class Reported(Struct, frozen=True, kw_only=True):
-    """Where the reports of a look lie.
+    """Files of a check's reports.
 
     Attributes:
-        page: ours.
-        json: what it says, as a `lobsmith.monitoring.drift.content.Content`.
+        page: HTML.
+        json: its content, a `lobsmith.monitoring.drift.content.Content`.
         evidently_html, evidently_json: None where Evidently failed.
-        evidently_failed: why it did.
-        headline: what was found, one line.
+        evidently_failed: why it failed.
+        headline: findings in one line.
     """
 
     page: Path
@@ -56,7 +56,7 @@ class Reported(Struct, frozen=True, kw_only=True):
     headline: str
 
     def as_markdown(self) -> str:
-        """Return it as a Prefect artifact shows it."""
+        """Return it as a Prefect artifact."""
         lines = [self.headline, "", f"- [Page]({self.page.as_uri()})", f"- [JSON]({self.json.as_uri()})"]
         if self.evidently_html is not None:
             lines.append(f"- [Evidently's report]({self.evidently_html.as_uri()})")
@@ -77,19 +77,13 @@ def write_report(
     changes: Sequence[ModeChange] = (),
     happenings: Sequence[Happening] = (),
 ) -> Reported:
-    """Write the reports of a look and add it to the history.
-
-    What Evidently cannot do is said in one line and on the page; it stops nothing.
+    """Write the reports of a check and add it to the history; a failure of Evidently is printed and shown only.
 
     Args:
-        workspace: of the project.
-        params: of the project.
-        look: what was found.
-        reference: what recent rows were compared with.
-        recent: the newest rows, and what was answered to them.
-        answers: of the active version and others beside it, for their loss over time; longer than `recent` is better.
+        reference, recent: the windows compared.
+        answers: of the active version and others beside it, for their loss over time, best longer than `recent`.
         changes: of the model's mode, the oldest first.
-        happenings: alerts, retrains that were asked for.
+        happenings: alerts, retrain requests.
 
     Raises:
         DataError: a file cannot be written.
@@ -99,12 +93,12 @@ def write_report(
     failed = drawn if isinstance(drawn, str) else None
     if failed is not None:
         console.print(f"no report of Evidently: {failed}", markup=False)
-    lines = [one for one in history.read(workspace, check.model) if one.instrument == check.instrument]
+    lines = [line for line in history.read(workspace, check.model) if line.instrument == check.instrument]
     content = Content(
         check=check,
-        since_ns=drift_since(check, [one for one in lines if one.version == check.version]),
+        since_ns=drift_since(check, [line for line in lines if line.version == check.version]),
         earlier=tuple(lines[-_HISTORY:]),
-        changes=tuple(PageChange.of(one) for one in changes[-_CHANGES:]),
+        changes=tuple(PageChange.of(change) for change in changes[-_CHANGES:]),
         happenings=tuple(happenings[-_CHANGES:]),
         losses=losses_over_time(answers),
         evidently=_evidently(check, drawn, [*lines[-_HISTORY:], history.as_line(check, folder.name, failed)]),
@@ -121,38 +115,32 @@ def write_report(
         write_atomic(reported.json, msgspec.json.encode(content))
         write_atomic(reported.page, render_drift(content).encode())
     except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}; the look for drift has no report") from error
+        raise DataError(f"{folder}: {error.strerror}; the drift check has no report") from error
     history.add(workspace, check.model, history.as_line(check, folder.name, failed), params.drift_report)
     return reported
 
 
 def read_content(workspace: Workspace, model: str, line: history.PastCheck) -> Content:
-    """Return what the page of a look in the history says.
+    """Return the content of a past check's page.
 
     Raises:
-        DataError: it was forgotten, or is not of this release.
+        DataError: it was deleted, or is not of this release.
     """
     path = history.reports(workspace, model) / line.folder / history.CONTENT
     try:
         return msgspec.json.decode(path.read_bytes(), type=Content)
     except FileNotFoundError as error:
-        raise DataError(f"{path}: only the line of this look is kept; see drift_report.keep_pages") from error
+        raise DataError(f"{path}: only the line of this check is kept; see drift_report.keep_pages") from error
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from error
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a look of this release: {error}; look again") from error
+        raise DataError(f"{path}: not a check of this release: {error}; check again") from error
 
 
 def link_to_run(workspace: Workspace, reported: Reported, check: DriftCheck, run_id: str | None) -> str | None:
-    """Put the reports beside the MLflow run that the active version came from; return in a line why that failed.
+    """Log the reports to the MLflow run of the active version (None: no run); return a failure as one line.
 
-    The run shows the newest look, under `drift/`; those before live on in its metrics, one point a look.
-
-    Args:
-        workspace: of the project.
-        reported: the reports.
-        look: that they are about.
-        run_id: of the active version's manifest; a version that has none has nothing to be linked to.
+    The run holds the newest check under `drift/`, and one point of each metric for each check.
     """
     if run_id is None:
         return f"{check.model} {check.version} came from no MLflow run that its reports could be linked to"
@@ -169,13 +157,13 @@ def link_to_run(workspace: Workspace, reported: Reported, check: DriftCheck, run
 
 
 def losses_over_time(answers: Sequence[Answers]) -> tuple[tuple[VersionAccuracy, ...], ...]:
-    """Score each version over the same time bins, from the first row of any to the last."""
-    times = [one.time_ns for one in answers if len(one.time_ns)]
+    """Return the accuracy of each version over the same time bins, from the first row of any to the last."""
+    times = [version.time_ns for version in answers if len(version.time_ns)]
     if not times:
         return ()
-    first, last = min(int(one.min()) for one in times), max(int(one.max()) for one in times)
+    first, last = min(int(times_ns.min()) for times_ns in times), max(int(times_ns.max()) for times_ns in times)
     edges = np.unique(np.linspace(first, last + 1, _BINS + 1).astype(np.int64)).tolist()
-    return tuple(tuple(accuracy_over_time(one, edges)) for one in answers)
+    return tuple(tuple(accuracy_over_time(version, edges)) for version in answers)
 
 
 def _metrics(check: DriftCheck) -> list["Metric"]:
@@ -183,66 +171,65 @@ def _metrics(check: DriftCheck) -> list["Metric"]:
 
     at_ms = check.looked_ns // NS_PER_MS
     named = [
-        (f"drift.{one.kind.value}.{name}", value)
-        for one in check.verdicts
-        for name, value in (("statistic", one.value), ("p_value", one.p_value))
+        (f"drift.{verdict.kind.value}.{name}", value)
+        for verdict in check.verdicts
+        for name, value in (("statistic", verdict.value), ("p_value", verdict.p_value))
     ]
     return [Metric(name, value, at_ms, at_ms // 1000) for name, value in named if value is not None]
 
 
 def _evidently(check: DriftCheck, drawn: Drawn | str, lines: Sequence[history.PastCheck]) -> Evidently:
-    there = isinstance(drawn, Drawn)
+    has_report = isinstance(drawn, Drawn)
     return Evidently(
-        page=history.EVIDENTLY_PAGE if there else None,
-        failure=None if there else str(drawn),
-        failures=sum(one.evidently_failed is not None for one in lines),
+        page=history.EVIDENTLY_PAGE if has_report else None,
+        failure=None if has_report else str(drawn),
+        failures=sum(line.evidently_failed is not None for line in lines),
         checks=len(lines),
         project=project_of(check.model),
         report=drawn.report if isinstance(drawn, Drawn) else None,
     )
 
 
-def report_check(workspace: Workspace, params: Params, looked: StreamCheck) -> Reported:
-    """Write the reports of a look.
+def report_check(workspace: Workspace, params: Params, stream: StreamCheck) -> Reported:
+    """Write the reports of a check.
 
-    What was done about earlier ones is left out where it cannot be read: the look has to get into the history all the
-    same, since later ones are compared with it.
+    Actions are left out where they cannot be read: later checks need this one in the history.
 
     Raises:
         DataError: a file cannot be written.
     """
-    check, current = looked.check, looked.current
+    check, current = stream.check, stream.current
     try:
         changed, happened = changes(workspace, check.model), happenings(workspace, check.model)
     except LobsmithError as error:
-        console.print(f"the page of the look does not say what was done: {error}", markup=False)
+        console.print(f"the page of the check lacks the actions taken: {error}", markup=False)
         changed, happened = [], []
     return write_report(
         workspace,
         params,
         check,
-        Side(rows=looked.reference, answers=current.answers_before),
+        Side(rows=stream.reference, answers=current.answers_before),
         Side(rows=current.recent, answers=current.answers_now),
-        answers=[one for one in (current.answers_before,) if one is not None],
+        answers=[before for before in (current.answers_before,) if before is not None],
         changes=changed,
         happenings=happened,
     )
 
 
 def happenings(workspace: Workspace, model: str) -> list[Happening]:
-    """Return what was done and said about a model, in the order of time.
+    """Return a model's alerts and retrain requests, in the order of time.
 
     Raises:
         LobsmithError: alerts or the mode cannot be read.
     """
-    said = [
-        Happening(time_ns=one.time_ns, what=f"alert {one.state}: {one.name}", about=one.message)
-        for one in alerts.read(workspace)
-        if one.about == model
+    events = [
+        Happening(time_ns=alert.time_ns, what=f"alert {alert.state}: {alert.name}", about=alert.message)
+        for alert in alerts.read(workspace)
+        if alert.about == model
     ]
-    record = read_mode(workspace, model)
-    if record is not None and record.retrain_asked_ns is not None:
-        said.append(
-            Happening(time_ns=record.retrain_asked_ns, what="retrain", about="asked for, ahead of its schedule")
+    published = read_mode(workspace, model)
+    if published is not None and published.retrain_asked_ns is not None:
+        events.append(
+            Happening(time_ns=published.retrain_asked_ns, what="retrain", about="asked for, ahead of its schedule")
         )
-    return sorted(said, key=lambda one: one.time_ns)
+    return sorted(events, key=lambda event: event.time_ns)

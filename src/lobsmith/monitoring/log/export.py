@@ -1,30 +1,29 @@
-"""The prediction log as Parquet, for a desk's own backtester: a row a prediction, with its outcome.
+"""The prediction log as Parquet, for a desk's own backtester: a row for each prediction, with its outcome.
 
 | column            | type      | meaning |
 |-------------------|-----------|---------|
-| `session`         | string    | one client's run |
-| `source`          | string    | what its rows came from: `live`, `replay`, `demo` |
+| `session`         | string    | a client's run |
+| `source`          | string    | source of its rows: `live`, `replay`, `demo` |
 | `instrument`      | string    | `venue:symbol` |
 | `row`             | int64     | number of the row within the session, rising |
 | `time_ns`         | timestamp | local receive time of the row, ns, UTC |
 | `asked_ns`        | timestamp | wall clock when the version was asked, ns, UTC |
 | `segment`         | int64     | number of the gap-free run of rows within the session |
 | `mid`             | int64     | twice the mid, in ticks of the instrument |
-| `model`           | string    | the Triton model that was asked |
+| `model`           | string    | Triton model |
 | `version`         | int64     | its version |
 | `role`            | string    | `primary`, `candidate`, `fallback` |
-| `latency_ns`      | int64     | from hand-over to answer, or to giving up |
+| `latency_ns`      | int64     | from hand-over to answer or timeout |
 | `rows`            | int64     | rows in the request |
-| `reason`          | string    | why there is no answer, null where there is one |
+| `reason`          | string    | of a missing answer, else null |
 | `p_down_50ms` …   | float     | and `p_unchanged_50ms`, `p_up_50ms`, at each horizon; null without an answer |
-| `label_50ms` …    | int8      | what came at each horizon: 0 down, 1 unchanged, 2 up; null where it is not known |
-| `known_ns`        | timestamp | when the outcome was known, null where it is not |
+| `label_50ms` …    | int8      | outcome at each horizon: 0 down, 1 unchanged, 2 up; null where unknown |
+| `known_ns`        | timestamp | when the outcome was known, else null |
 
-Rows of one version in one session and role lie together, in the order in which it was asked. The file's metadata has
-the horizons.
+Rows are grouped by version, session and role, in the order of asking. The file's metadata has the horizons.
 
-Raw rows have a file of their own: `session` to `segment` as above, without `mid`, and a float column a feature, in its
-own unit.
+Raw rows have their own file: `session` to `segment` as above, without `mid`, and a float column for each feature, in
+its own unit.
 """
 
 import os
@@ -48,15 +47,9 @@ _UNKNOWN = -1
 
 
 def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, until_ns: int = NEVER) -> int:
-    """Write what was asked from `since_ns` to before `until_ns`, batch by batch, and return the number of rows.
+    """Write predictions asked from `since_ns` to before `until_ns`, UTC, batch by batch; return the number of rows.
 
-    The file is there when it is whole; one that was there before is replaced then.
-
-    Args:
-        log: the log.
-        path: the Parquet file, compressed with zstd.
-        since_ns: UTC.
-        until_ns: UTC.
+    The file, compressed with zstd, appears or replaces an older one once complete.
 
     Raises:
         PredictionLogError: the log cannot be read, or the file not be written.
@@ -72,7 +65,7 @@ def export_parquet(log: PredictionLog, path: Path, *, since_ns: int = EVER, unti
 
 
 def export_raw_rows(log: PredictionLog, path: Path, *, since_ns: int = EVER, until_ns: int = NEVER) -> int:
-    """Write the raw rows that were asked about from `since_ns` to before `until_ns`; otherwise as `export_parquet`."""
+    """Write the raw rows asked about from `since_ns` to before `until_ns`; otherwise as `export_parquet`."""
     if not has_raw_rows(log):
         raise PredictionLogError(f"{log.path}: from before raw rows were kept; a client that records adds them")
     about = _about_row()
@@ -100,7 +93,7 @@ def _write(
     parameters: tuple[int, int],
     columns: Callable[[pa.RecordBatch], list[pa.Array]],
 ) -> int:
-    """Write what a query gives batch by batch to a file that is there when it is whole; return the number of rows."""
+    """Write a query's result to a file that appears once complete; return the number of rows."""
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +142,7 @@ def _schema(horizons_ms: tuple[int, ...]) -> pa.Schema:
 
 
 def _selected(field: pa.Field) -> str:
-    """Name a column, a value in the place of NULL: see `batches`."""
+    """Select a column with a value in place of NULL: see `batches`."""
     if not field.nullable:
         return str(field.name)
     if pa.types.is_string(field.type):

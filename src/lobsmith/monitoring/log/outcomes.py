@@ -1,4 +1,4 @@
-"""Outcomes: the labels of rows as their horizons pass, by the definition that models are trained on."""
+"""Outcomes: labels of rows once their horizons have passed, as defined for training."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from lobsmith.units import NS_PER_MS
 
 
 class Outcomes(NamedTuple):
-    """What the market did after n rows, in the order in which they came.
+    """Outcomes of n rows, in the order of the rows.
 
     Attributes:
         row: int64 [n], numbers of the rows.
@@ -24,9 +24,8 @@ class Outcomes(NamedTuple):
 class OutcomeJoin:
     """Labels the rows of one session once all of their horizons have passed.
 
-    However the session is cut into pushes, the outcomes are those of `features.labels.direction_labels` on the whole of
-    it: a horizon that ends after its segment's last row is unknown, and a horizon has passed only when a later row
-    shows that no other row was received by then. Memory holds the rows of the longest horizon.
+    Outcomes equal `features.labels.direction_labels` on the whole session, however it is cut into pushes. Memory holds
+    the rows of the longest horizon.
 
         join = OutcomeJoin(params.labels.horizons_ms)
         outcomes = join.push(row, time_ns, mid, segment)   # often none, later those of earlier pushes
@@ -42,35 +41,35 @@ class OutcomeJoin:
         self._held = np.empty((4, 0), np.int64)
 
     def __len__(self) -> int:
-        """Rows whose outcome is not known yet."""
+        """Rows without a known outcome."""
         return int(self._held.shape[1])
 
     def push(self, row: npt.ArrayLike, time_ns: npt.ArrayLike, mid: npt.ArrayLike, segment: npt.ArrayLike) -> Outcomes:
-        """Take the next rows and return the outcomes that they settle, of these rows or earlier ones.
+        """Take the next N rows and return the outcomes now known.
 
         Args:
             row: int [N], number of each row.
             time_ns: int [N], local receive time, never decreasing within a segment.
             mid: int [N], in any unit.
-            segment: int [N], constant over each gap-free run of rows, another number for each run.
+            segment: int [N], another number for each gap-free run.
         """
         pushed = np.array([row, time_ns, mid, segment], np.int64).reshape(4, -1)
         self._held = np.concatenate([self._held, pushed], axis=1)
-        return self._settle(self._settled())
+        return self._pop(self._count_known())
 
     def finish(self) -> Outcomes:
-        """End the session: return the outcomes of all rows that are left, and be ready for another session."""
-        return self._settle(len(self))
+        """End the session: return the remaining outcomes, and reset."""
+        return self._pop(len(self))
 
-    def _settled(self) -> int:
-        """Count the rows that nothing can be added to: of earlier segments, or with a later row beyond all horizons."""
+    def _count_known(self) -> int:
+        """Count the rows with final outcomes: of earlier segments, or with a later row beyond all horizons."""
         if not len(self):
             return 0
         _, time, _, segment = self._held
         start = int(np.flatnonzero(np.append(True, np.diff(segment) != 0))[-1])
         return start + int(np.searchsorted(time[start:], time[-1] - self._longest_ns, side="left"))
 
-    def _settle(self, count: int) -> Outcomes:
+    def _pop(self, count: int) -> Outcomes:
         row, time, mid, segment = self._held
         if not count:
             return Outcomes(row[:0], np.empty((0, len(self._horizons_ms)), np.int8))

@@ -1,4 +1,4 @@
-"""Rows of live traffic in their own units, as the prediction log has them: what drift is looked for in."""
+"""Raw rows of live traffic from the prediction log, for drift checks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,19 +28,15 @@ def raw_rows(
     since_ns: int = EVER,
     until_ns: int = NEVER,
 ) -> RawRows:
-    """Return the rows received from `since_ns` to before `until_ns`, at most one a slot, in the order of time.
+    """Return the rows received in a time, at most one an interval, in the order of time.
 
-    Clients of one instrument at the same time see the same rows, which are no more evidence: where sessions overlap, a
-    slot's row is that of the earliest session that has one. Rows that are not finite are left out. Segments are
-    numbered anew, another number wherever the session or its segment changes. A log from before raw rows were kept has
-    none.
+    Where sessions overlap, the earliest one's row is taken: clients of one instrument see the same rows. Rows that are
+    not finite are left out. Segments are renumbered. A log of an older schema has no raw rows.
 
     Args:
-        log: the log.
         sessions: of one instrument.
-        every_ms: length of a slot, `drift.every_ms`.
-        since_ns: local receive time, UTC.
-        until_ns: local receive time, UTC.
+        every_ms: length of an interval, `drift.every_ms`.
+        since_ns, until_ns: local receive time, UTC.
 
     Raises:
         PredictionLogError: the log cannot be read, or holds rows of another number of features.
@@ -69,7 +65,7 @@ def newest_raw_ns(log: PredictionLog, sessions: Sequence[str]) -> int | None:
     """
     if not sessions or not has_raw_rows(log):
         return None
-    # A look at the end of each session, where one over all of them would read every row.
+    # One seek for each session: a plain max would read every row.
     query = f"""SELECT max((SELECT max(time_ns) FROM raw_rows WHERE raw_rows.session = sessions.id))
         FROM sessions WHERE sessions.session IN ({_places(sessions)})"""  # noqa: S608
     [(newest,)] = log._rows(query, tuple(sessions))
@@ -77,7 +73,7 @@ def newest_raw_ns(log: PredictionLog, sessions: Sequence[str]) -> int | None:
 
 
 def count_raw_rows(log: PredictionLog, since_ns: int = EVER) -> int:
-    """Return how many raw rows were asked about from `since_ns` on, those of overlapping sessions included.
+    """Return the number of raw rows asked about from `since_ns` on, including those of overlapping sessions.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -89,15 +85,15 @@ def count_raw_rows(log: PredictionLog, since_ns: int = EVER) -> int:
 
 
 def has_raw_rows(log: PredictionLog) -> bool:
-    """Say whether the log has a table of raw rows; one from before they were kept has none."""
-    # Asked each time: a writer may add the table while the log is open.
+    """Return whether the log has a table of raw rows; one of an older schema has none."""
+    # Queried each time: a writer may add the table while the log is open.
     return bool(log._rows("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'raw_rows'"))
 
 
 def _read(
     log: PredictionLog, sessions: Sequence[str], since_ns: int, until_ns: int
 ) -> list[tuple[Int64, Int64, Int64, Float32]]:
-    # CROSS JOIN: a range of each session is read, never the whole table. CAST: what is no blob becomes one.
+    # CROSS JOIN: a range of each session is read, never the whole table. CAST: other types become blobs.
     query = f"""SELECT raw_rows.session, raw_rows.time_ns, raw_rows.segment, CAST(raw_rows.raw AS BLOB)
         FROM sessions CROSS JOIN raw_rows ON raw_rows.session = sessions.id
         WHERE sessions.session IN ({_places(sessions)}) AND time_ns >= ? AND time_ns < ?"""  # noqa: S608
@@ -113,7 +109,7 @@ def _read(
 
 
 def _taken(blocks: list[Float32], rows: npt.NDArray[np.intp]) -> Float32:
-    """Return rows of blocks that lie end to end: each is copied once, where joining the blocks first would be twice."""
+    """Return rows of concatenated blocks, each copied once, without concatenating the blocks first."""
     ends = np.cumsum([len(block) for block in blocks])
     place = np.full(ends[-1], -1)
     place[rows] = np.arange(len(rows))
@@ -127,13 +123,8 @@ def _taken(blocks: list[Float32], rows: npt.NDArray[np.intp]) -> Float32:
 def as_floats(log: PredictionLog, blobs: pa.Array, time_ns: Int64) -> Float32:
     """Return the values of N raw rows, float32 [N, F], as a view of the driver's memory.
 
-    Args:
-        log: the log.
-        blobs: binary [N], as the log has them.
-        time_ns: int64 [N], their receive times, to name one that is of other features.
-
     Raises:
-        PredictionLogError: one is of another number of features.
+        PredictionLogError: a row has another number of features; `time_ns` names it.
     """
     _, offsets, data = blobs.buffers()
     bounds = np.frombuffer(offsets, np.int32, len(blobs) + 1, 4 * blobs.offset)

@@ -1,4 +1,4 @@
-"""Reading the prediction log: what versions answered, beside what the market then did."""
+"""Reader of the prediction log: a version's answers with their outcomes."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -27,16 +27,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Stream(NamedTuple):
-    """What is logged of one version in one role.
-
-    Attributes:
-        model: the Triton model.
-        version: its version.
-        role: why it was asked: `primary`, `candidate` or `fallback`.
-        rows: how many were put to it.
-        first_ns: when it was asked first, UTC.
-        last_ns: when it was asked last, UTC.
-    """
+    """Requests to one version in one role: rows put to it, and times of the first and last request, UTC."""
 
     model: str
     version: int
@@ -47,14 +38,10 @@ class Stream(NamedTuple):
 
 
 class PredictionLog:
-    """A prediction log to read, while others may be writing it.
+    """A prediction log open for reading; other processes may write to it.
 
         with PredictionLog.of(workspace, "lob") as log:
             compared(log, ("lob", 20260301115900), ("lob_candidate", 20260301125900), since_ns=…)
-
-    Args:
-        path: the file.
-        busy_s: how long to wait for a writer.
 
     Raises:
         PredictionLogError: the file is missing, is no prediction log, or has another schema.
@@ -70,7 +57,7 @@ class PredictionLog:
         return cls(log_path(workspace, model))
 
     def streams(self, since_ns: int = EVER, until_ns: int = NEVER) -> list[Stream]:
-        """Return every version and role that was asked from `since_ns` to before `until_ns`, the last asked first."""
+        """Return each version and role asked from `since_ns` to before `until_ns`, the last asked first."""
         # CROSS JOIN, here and below: a range of each stream is read, never the whole table.
         query = """SELECT model, version, role, count(*), min(asked_ns), max(asked_ns)
             FROM streams CROSS JOIN predictions ON stream = id WHERE asked_ns >= ? AND asked_ns < ?
@@ -85,7 +72,7 @@ class PredictionLog:
         return [dict(zip(("session", "source", "instrument", "started_ns"), row, strict=True)) for row in rows]
 
     def drops(self, since_ns: int = EVER) -> dict[str, int]:
-        """Return how many rows were lost since, by place."""
+        """Return the number of rows lost since, by place."""
         return dict(self._rows("SELECT place, sum(count) FROM drops WHERE noted_ns >= ? GROUP BY place", (since_ns,)))
 
     def close(self) -> None:
@@ -117,22 +104,17 @@ def answers(
     role: Role | None = None,
     overlaps: bool = True,
 ) -> Answers:
-    """Return what a version answered, in the order of sessions and of rows within them.
+    """Return a version's answers, in the order of sessions and of rows within them.
 
-    Segments are numbered anew: those of different sessions differ, and one ends where the clock was set back. A version
-    that was asked twice about a row counts once, with the first answer of the role it had first. Rows that it was only
-    primed with were not put to it. No row at all is no error: the arrays are then empty.
+    Segments are renumbered: a new one for each session, and where the clock was set back. A row asked about twice
+    counts once, with the first answer of its first role; priming rows do not count.
 
     Args:
-        log: the log.
-        model: the Triton model that was asked.
-        version: its version.
-        since_ns: rows asked about from then on, UTC.
-        until_ns: rows asked about before that.
-        sessions: the sessions to take; None takes all.
-        role: why it was asked; None takes all.
-        overlaps: whether rows count that were received no later than some of an earlier session. Clients of one
-            instrument at the same time see the same rows, which are no more evidence.
+        model: the Triton model.
+        since_ns, until_ns: time of asking, UTC.
+        sessions, role: None takes all.
+        overlaps: whether to keep rows received no later than some of an earlier session: clients of one instrument see
+            the same rows.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -140,12 +122,12 @@ def answers(
     with faults_named(log.path):
         logged = _logged(log, (model, version), since_ns, until_ns, sessions, role)
         if not overlaps:
-            logged = logged.take(_first_seen(logged))
+            logged = logged.take(_newly_received(logged))
         return _as_answers(log, (model, version), logged, _labels(log, logged))
 
 
 def newest_ns(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str], rows: int) -> int:
-    """Return a time from which on no session has more than `rows` rows that a version was asked about in a role, UTC.
+    """Return a time from which on no session has more than `rows` rows of a version in a role, UTC.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -161,7 +143,7 @@ def newest_ns(log: PredictionLog, model: str, version: int, role: Role, sessions
 def newest_sessions(
     log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str], rows: int
 ) -> list[str]:
-    """Return the first of the sessions in which a version was asked about so many rows in a role; all where it was not.
+    """Return the first sessions that together have `rows` rows of a version in a role, or all.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -171,7 +153,7 @@ def newest_sessions(
         if rows <= 0:
             break
         chosen.append(name)
-        # Counted no further than it matters: a session may be of weeks.
+        # Counted no further than needed: a session may last weeks.
         query = """SELECT count(*) FROM (SELECT 1 FROM predictions WHERE stream = (SELECT streams.id FROM streams
             JOIN sessions ON sessions.id = streams.session
             WHERE sessions.session = ? AND model = ? AND version = ? AND role = ?) LIMIT ?)"""
@@ -181,7 +163,7 @@ def newest_sessions(
 
 
 def sessions_asked(log: PredictionLog, model: str, version: int, role: Role, sessions: Sequence[str]) -> list[str]:
-    """Return those of the sessions in which a version was asked in a role, the newest first.
+    """Return the sessions in which a version was asked in a role, the newest first.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -202,39 +184,34 @@ def compared(
     sessions: Sequence[str] | None = None,
     overlaps: bool = True,
 ) -> Compared:
-    """Return what two versions answered to the rows that were put to both, and their probes.
-
-    A row that only one of the two could answer is among them, with NaN for the other.
+    """Return the answers of two versions to the rows put to both, and their probes; NaN where one did not answer.
 
     Args:
-        log: the log.
-        first: model and version.
-        second: model and version.
-        since_ns: rows that both were asked about from then on, UTC.
-        until_ns: rows that both were asked about before that.
-        sessions: the sessions to take; None takes all.
+        first, second: model and version.
+        since_ns, until_ns: time of asking both, UTC.
+        sessions: None takes all.
         overlaps: as for `answers`.
 
     Raises:
         PredictionLogError: the log cannot be read.
     """
     with faults_named(log.path):
-        one, other = (_logged(log, version, since_ns, until_ns, sessions) for version in (first, second))
-        here, there = _shared(one, other)
-        one, other = one.take(here), other.take(there)
+        left, right = (_logged(log, version, since_ns, until_ns, sessions) for version in (first, second))
+        here, there = _shared(left, right)
+        left, right = left.take(here), right.take(there)
         if not overlaps:
-            new = _first_seen(one)
-            one, other = one.take(new), other.take(new)
-        labels = _labels(log, one)
+            chosen = _newly_received(left)
+            left, right = left.take(chosen), right.take(chosen)
+        labels = _labels(log, left)
         return Compared(
-            _as_answers(log, first, one, labels),
-            _as_answers(log, second, other, labels),
+            _as_answers(log, first, left, labels),
+            _as_answers(log, second, right, labels),
             *_probes(log, first, second, since_ns, until_ns, sessions),
         )
 
 
 class _Logged(NamedTuple):
-    """Rows of one version in the order of (session, row), each once."""
+    """Rows of one version in the order of (session, row), without duplicates."""
 
     session: Int64
     row: Int64
@@ -268,11 +245,11 @@ def _logged(
     with batches(log.path, log.connection, query, (*version, role, since_ns, until_ns, *names)) as read:
         for batch in read:
             numbers = [_numbers(batch.column(index)) for index in range(5)]
-            said = np.stack([_numbers(column).astype(np.float32) for column in batch.columns[6:]], axis=1)
-            said[said < 0] = np.nan
+            probability = np.stack([_numbers(column).astype(np.float32) for column in batch.columns[6:]], axis=1)
+            probability[probability < 0] = np.nan
             reason = batch.column(5).dictionary_encode()
-            words = np.array(reason.dictionary.to_pylist(), object)
-            parts.append((*numbers, said.reshape(len(said), -1, 3), words[_numbers(reason.indices)]))
+            reasons = np.array(reason.dictionary.to_pylist(), object)
+            parts.append((*numbers, probability.reshape(len(probability), -1, 3), reasons[_numbers(reason.indices)]))
     if not parts:
         none = np.empty(0, np.int64)
         empty = np.empty((0, len(log.horizons_ms), 3), np.float32)
@@ -296,23 +273,23 @@ def _numbers(column: pa.Array) -> npt.NDArray[Any]:
     return values
 
 
-def _shared(one: _Logged, other: _Logged) -> tuple[Int64, Int64]:
-    """Return where both have the same (session, row)."""
-    span = 1 + max((int(logged.row.max(initial=0)) for logged in (one, other)), default=0)
-    keys = [logged.session * span + logged.row for logged in (one, other)]
+def _shared(left: _Logged, right: _Logged) -> tuple[Int64, Int64]:
+    """Return the places of the (session, row) that both have."""
+    span = 1 + max((int(logged.row.max(initial=0)) for logged in (left, right)), default=0)
+    keys = [logged.session * span + logged.row for logged in (left, right)]
     _, here, there = np.intersect1d(keys[0], keys[1], assume_unique=True, return_indices=True)
     return here, there
 
 
-def _first_seen(logged: _Logged) -> npt.NDArray[np.bool_]:
-    """Tell the rows received later than all of the sessions before theirs, bool [N]; a clock may go back within one."""
-    seen = np.ones(len(logged.row), bool)
+def _newly_received(logged: _Logged) -> npt.NDArray[np.bool_]:
+    """Return which rows were received later than all sessions before theirs, bool [N]."""
+    first = np.ones(len(logged.row), bool)
     _, starts = np.unique(logged.session, return_index=True)
     latest = EVER
-    for start, stop in pairwise([*starts.tolist(), len(seen)]):
-        seen[start:stop] = logged.time_ns[start:stop] > latest
+    for start, stop in pairwise([*starts.tolist(), len(first)]):
+        first[start:stop] = logged.time_ns[start:stop] > latest
         latest = max(latest, int(logged.time_ns[start:stop].max()))
-    return seen
+    return first
 
 
 def _as_answers(log: PredictionLog, version: Version, logged: _Logged, labels: npt.NDArray[np.int8]) -> Answers:
@@ -321,7 +298,7 @@ def _as_answers(log: PredictionLog, version: Version, logged: _Logged, labels: n
         segment[1:] = np.cumsum(
             (np.diff(logged.session) != 0) | (np.diff(logged.segment) != 0) | (np.diff(logged.time_ns) < 0)
         )
-    words, counts = np.unique(logged.reason.astype(str), return_counts=True)
+    reasons, counts = np.unique(logged.reason.astype(str), return_counts=True)
     return Answers(
         model=version[0],
         version=version[1],
@@ -330,7 +307,7 @@ def _as_answers(log: PredictionLog, version: Version, logged: _Logged, labels: n
         labels=labels,
         probabilities=logged.probabilities,
         latency_ns=logged.latency_ns,
-        reasons={str(word): int(count) for word, count in zip(words, counts, strict=True) if word},
+        reasons={str(reason): int(count) for reason, count in zip(reasons, counts, strict=True) if reason},
         horizons_ms=log.horizons_ms,
     )
 
@@ -363,7 +340,7 @@ def _probes(
     until_ns: int,
     sessions: Sequence[str] | None,
 ) -> tuple[Int64, Int64]:
-    """Return the latencies of both in the order of asking, whichever of the two was asked first."""
+    """Return the latencies of both in the order of asking, whichever was asked first."""
     chosen, names = _among(sessions)
     query = f"""SELECT first_model, first_version, first_ns, second_ns FROM probes WHERE asked_ns >= ? AND asked_ns < ?
         AND ((first_model, first_version, second_model, second_version) = (?, ?, ?, ?)

@@ -1,4 +1,4 @@
-"""Retention: predictions leave the log by age."""
+"""Retention: predictions are deleted by age."""
 
 from pathlib import Path
 
@@ -14,21 +14,19 @@ _LAST_ROW = 2**63 - 1
 
 
 def expire(path: Path, params: PredictionLogParams, now_ns: int | None = None, *, raw_keep_days: float) -> int:
-    """Delete what was asked more than `keep_days` ago, with its outcomes, and return the number of predictions.
+    """Delete predictions asked more than `keep_days` ago, with their outcomes; return their number.
 
-    Raw rows take more room and have an age of their own.
-
-    Sessions and streams stay: they are few, and a writer may be about to add to them. The file does not shrink; its
-    free pages are used again. Other processes may write meanwhile.
+    Raw rows have their own age. Sessions and streams stay, since a writer may be about to add to them; the file reuses
+    free pages and does not shrink. Other processes may write meanwhile.
 
     Args:
-        path: the log.
-        params: how long predictions are kept, and how long to wait for other processes.
-        now_ns: the time to count from, UTC; None takes the clock.
-        raw_keep_days: how long raw rows are kept, `drift.raw_keep_days`.
+        path: of the log.
+        params: ages, and how long to wait for other processes.
+        now_ns: UTC; None takes the clock.
+        raw_keep_days: `drift.raw_keep_days`.
 
     Raises:
-        PredictionLogError: the log is missing, damaged or locked, or the disk refuses.
+        PredictionLogError: the log is missing, damaged or locked, or the disk fails.
     """
     now_ns = clock.now_ns() if now_ns is None else now_ns
     before_ns = now_ns - int(params.keep_days * NS_PER_DAY)
@@ -53,7 +51,7 @@ def _ids(connection: dbapi.Connection, table: str) -> list[int]:
 
 
 def _expire_stream(connection: dbapi.Connection, stream: int, before_ns: int) -> int:
-    """Delete in pieces, so that a writer waits for one of them at most."""
+    """Delete in chunks, so that a writer waits for one of them at most."""
     beyond = "SELECT asked_ns FROM predictions WHERE stream = ? AND asked_ns < ? ORDER BY asked_ns LIMIT 1 OFFSET ?"
     deleted = 0
     while True:
@@ -75,12 +73,9 @@ def _expire_outcomes(connection: dbapi.Connection, session: int, before_ns: int)
 
 
 def _expire_raw_rows(connection: dbapi.Connection, session: int, before_ns: int) -> None:
-    """Delete in pieces from the oldest on; within a session rows were asked about as they were received.
-
-    Not by the time of receipt: that of a replayed session is as old as its recording.
-    """
+    """Delete in chunks from the oldest on, by time of asking: a replay's receive times are those of its capture."""
     kept = "SELECT time_ns FROM raw_rows WHERE session = ? AND asked_ns >= ? ORDER BY time_ns LIMIT 1"
-    # Only among those that go: a writer waits meanwhile.
+    # Only among expired rows: a writer waits meanwhile.
     beyond = "SELECT time_ns FROM raw_rows WHERE session = ? AND time_ns < ? ORDER BY time_ns LIMIT 1 OFFSET ?"
     while True:
         with transaction(connection) as cursor:

@@ -1,17 +1,17 @@
-"""The file of a prediction log: its tables, and connections to it through ADBC.
+"""Schema of a prediction log, and connections to it through ADBC.
 
-    sessions      a client's run: its name, what its rows came from, the instrument
+    sessions      a client's run: its name, the source of its rows, the instrument
     streams       a version within a session: model, version, role
-    predictions   one row of a stream each; by stream and time of asking: a version's last hours are one range
-    outcomes      what the market then did after each row of a session
-    raw_rows      rows in their own units, thinned; by session and time of receipt: its last minutes are one range
-    probes        latencies of single-row requests that were put to two versions in turn
+    predictions   rows of a stream, keyed by time of asking: a version's last hours are one range
+    outcomes      labels of a session's rows
+    raw_rows      rows in their own units, thinned, keyed by receive time: a session's last minutes are one range
+    probes        latencies of single-row requests put to two versions in turn
     drops         rows that could not be logged or asked about, and where they were lost
     endings       how a session ended: closed by its client, or crashed
-    logged        a view of predictions with names, roles and outcomes: a row a prediction
+    logged        a view of predictions with names, roles and outcomes
 
 A process must not open the same file through `sqlite3` as well: two SQLite libraries in one process do not see each
-other's locks, and either frees the other's by closing the file. Other processes may use any SQLite.
+other's locks, and closing the file frees the other's. Other processes may use any SQLite.
 
 Times are UTC ns. Horizons are part of the column names: `p_down_50ms`, `label_50ms`.
 """
@@ -43,7 +43,7 @@ _RAW_ROWS = """CREATE TABLE raw_rows (
 _ENDINGS = """CREATE TABLE endings (
     session INTEGER PRIMARY KEY, ended_ns INTEGER NOT NULL, how TEXT NOT NULL, process TEXT NOT NULL)"""
 _LACKING = {1: (_RAW_ROWS, _ENDINGS), 2: (_ENDINGS,)}
-"""Tables that older schemas lack: a writer adds them, a reader finds them empty."""
+"""Tables missing in older schemas: a writer adds them, a reader takes them as empty."""
 
 
 def probability_columns(horizons_ms: tuple[int, ...]) -> list[str]:
@@ -101,7 +101,7 @@ def _statements(horizons_ms: tuple[int, ...]) -> list[str]:
 
 @contextmanager
 def faults_named(path: Path) -> Iterator[None]:
-    """Turn what the driver raises into one line that names the file and the way out."""
+    """Turn the driver's exceptions into one line with the file and the way out."""
     try:
         yield
     except adbc_driver_manager.Error as error:
@@ -122,7 +122,7 @@ def _named(path: Path, error: Exception) -> PredictionLogError:
 
 
 def _connect(path: Path, mode: str, busy_s: float) -> dbapi.Connection:
-    # Autocommit: journal modes cannot be changed inside the transaction that the driver would begin by itself.
+    # Autocommit: journal modes cannot be changed inside the transaction that the driver would begin.
     connection = dbapi.connect(f"file:{quote(str(path.absolute()))}?mode={mode}", autocommit=True)
     with connection.cursor() as cursor:
         cursor.execute(f"PRAGMA busy_timeout = {int(busy_s * 1000)}")
@@ -131,7 +131,7 @@ def _connect(path: Path, mode: str, busy_s: float) -> dbapi.Connection:
 
 
 def _create(path: Path, horizons_ms: tuple[int, ...]) -> None:
-    """Make an empty log unless there is a file: whole at once, whoever else does so at the same time."""
+    """Create an empty log atomically unless there is a file, safe against concurrent writers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         fresh = Path(folder) / path.name
@@ -151,17 +151,17 @@ def _create(path: Path, horizons_ms: tuple[int, ...]) -> None:
 def open_log(
     path: Path, *, horizons_ms: tuple[int, ...] | None = None, write: bool = False, busy_s: float = 10.0
 ) -> tuple[dbapi.Connection, tuple[int, ...]]:
-    """Connect to a log and return the connection, in autocommit mode, and the log's horizons.
+    """Connect to a log; return the connection, in autocommit mode, and the log's horizons.
 
     Args:
-        path: the file; a writer makes it where there is none.
-        horizons_ms: what the log must hold; a writer has to say it, None takes what there is.
+        path: created by a writer if missing, never overwritten.
+        horizons_ms: that the log must have; required of a writer, None takes those of the log.
         write: whether rows will be added.
         busy_s: how long to wait for other processes.
 
     Raises:
-        PredictionLogError: the file is missing, is no prediction log, has another schema or other horizons, is
-            locked, or the disk refuses. It is never overwritten.
+        PredictionLogError: the file is missing, is no prediction log, has another schema or other horizons, is locked,
+            or the disk fails.
     """
     with faults_named(path):
         try:
@@ -203,7 +203,7 @@ def _checked(connection: dbapi.Connection, path: Path, wanted: tuple[int, ...] |
 
 
 def _upgrade(connection: dbapi.Connection) -> None:
-    """Add to a log of an older schema what it lacks, once, also where several processes do so at the same time."""
+    """Add missing tables to a log of an older schema, safe against concurrent writers."""
     with connection.cursor() as cursor:
         if number(cursor, "PRAGMA user_version") == SCHEMA:
             return
@@ -214,7 +214,7 @@ def _upgrade(connection: dbapi.Connection) -> None:
 
 
 def number(cursor: dbapi.Cursor, query: str, parameters: tuple[object, ...] = (), *, otherwise: int = 0) -> int:
-    """Return the one integer that a query gives, `otherwise` where it gives none or NULL."""
+    """Return a query's one integer, `otherwise` where it gives none or NULL."""
     cursor.execute(query, parameters or None)
     row = cursor.fetchone()
     return otherwise if row is None or row[0] is None else int(row[0])
@@ -222,14 +222,14 @@ def number(cursor: dbapi.Cursor, query: str, parameters: tuple[object, ...] = ()
 
 @contextmanager
 def transaction(connection: dbapi.Connection) -> Iterator[dbapi.Cursor]:
-    """Write all or nothing; other writers wait from the beginning, not when it is too late to go on."""
+    """Write all or nothing; other writers wait from the start of the transaction."""
     with connection.cursor() as cursor:
         cursor.execute("BEGIN IMMEDIATE")
         try:
             yield cursor
             cursor.execute("COMMIT")
         except BaseException:
-            # SQLite itself has ended the transaction where the disk is full.
+            # SQLite has ended the transaction already where the disk is full.
             with suppress(adbc_driver_manager.Error):
                 cursor.execute("ROLLBACK")
             raise
@@ -239,10 +239,9 @@ def transaction(connection: dbapi.Connection) -> Iterator[dbapi.Cursor]:
 def batches(
     path: Path, connection: dbapi.Connection, query: str, parameters: tuple[object, ...] = ()
 ) -> Iterator[Iterator[pa.RecordBatch]]:
-    """Run a query and hand out its record batches of up to 65,536 rows.
+    """Run a query and yield its record batches of up to 65,536 rows.
 
-    The driver takes each column's type from the first batch: a query must give no column that is NULL there and
-    something else later.
+    The driver takes column types from the first batch: a column that is NULL there must have no values later.
     """
     with connection.cursor() as cursor:
         cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": _BATCH_ROWS})

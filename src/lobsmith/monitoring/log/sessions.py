@@ -1,8 +1,7 @@
-"""Sessions of live traffic: which are open, which were closed in order, and which crashed.
+"""Sessions of live traffic: open, closed in order, or crashed.
 
-While a session is recorded its file lies in `.lobsmith/predictions/recording/` and names the trading process; when it
-ends, the recorder writes down how. A session with neither, of an older release or of another writer, is judged by its
-rows alone: open while they come, closed afterwards.
+While a session is recorded its file in `.lobsmith/predictions/recording/` names the trading process; at its end the
+recorder logs how it ended. A session with neither (an older release, another writer) is open while rows arrive.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from lobsmith.workspace import Workspace
 
 
 class Announced(Struct, frozen=True, kw_only=True):
-    """What a session's file says for as long as the session is recorded; `parent` is the trading process."""
+    """Content of a session's file while it is recorded; `parent` is the trading process."""
 
     session: str
     source: str
@@ -35,7 +34,7 @@ class Announced(Struct, frozen=True, kw_only=True):
 
 
 class Status(StrEnum):
-    """What has become of a session."""
+    """Status of a session."""
 
     OPEN = "open"
     CLOSED = "closed"
@@ -46,15 +45,13 @@ class ClientSession(Struct, frozen=True, kw_only=True):
     """A client's run on one instrument.
 
     Attributes:
-        session: its name.
-        source: what its rows come from.
+        source: of its rows.
         instrument: `venue:symbol`.
         started_ns: UTC.
-        status: what has become of it.
-        process: the client's, for people; empty where it is not known.
-        seen: whether this machine can tell if the process lives; not of another one, or before it was started anew.
-        last_ns: when any version was asked last, UTC, times ahead of the clock left out; None where none was.
-        asked_ns: the same of one version.
+        process: the client's, for people; empty where unknown.
+        seen: whether this machine can tell if the process runs; not from another machine or before a reboot.
+        last_ns: last request to any version, UTC, without times ahead of the clock; None where there was none.
+        asked_ns: last request to one version.
     """
 
     session: str
@@ -69,12 +66,12 @@ class ClientSession(Struct, frozen=True, kw_only=True):
 
 
 def sessions_folder(workspace: Workspace) -> Path:
-    """Return where the files of sessions lie that are being recorded."""
+    """Return the folder of the files of sessions that are being recorded."""
     return workspace.predictions / "recording"
 
 
 def behind_ns(params: Params) -> int:
-    """Return how far a log may be behind only because the workspace's time passes faster than the machine's, ns."""
+    """Return how far a log may lag because the workspace's time passes faster than the machine's, ns."""
     return int(2 * params.prediction_log.flush_s * (clock.speed() - 1) * NS_PER_S)
 
 
@@ -84,27 +81,23 @@ def sessions_of(
     """Return the sessions of a production model, the oldest first.
 
     Args:
-        workspace: of the log.
-        model: the production model.
         version: that `asked_ns` is about.
-        sources: which sessions count.
-        now_ns: the time, UTC.
-        recent_ns: a session that nothing but its rows is known of is open while they are no older.
+        recent_ns: age of the newest row up to which a session without file and ending is open.
 
     Raises:
         PredictionLogError: the log cannot be read.
     """
-    announced = {one.session: one for one in _announced(workspace, model) if one.source in sources}
+    announced = {file.session: file for file in _announced(workspace, model) if file.source in sources}
     logged, endings = _logged(workspace, model, version, sources, now_ns)
-    found = {
-        one.session: ClientSession(
-            session=one.session, source=one.source, instrument=one.instrument, started_ns=one.started_ns
+    sessions = {
+        file.session: ClientSession(
+            session=file.session, source=file.source, instrument=file.instrument, started_ns=file.started_ns
         )
-        for one in announced.values()
+        for file in announced.values()
     }
-    found |= {one.session: one for one in logged}
-    judged = []
-    for name, one in found.items():
+    sessions |= {session.session: session for session in logged}
+    with_status = []
+    for name, session in sessions.items():
         seen = True
         if name in endings:
             how, process = endings[name]
@@ -114,43 +107,42 @@ def sessions_of(
             seen = parent.is_here()
             status, process = Status.CRASHED if parent.is_dead() else Status.OPEN, str(parent)
         else:
-            fresh = one.last_ns is not None and now_ns - one.last_ns <= recent_ns
+            fresh = session.last_ns is not None and now_ns - session.last_ns <= recent_ns
             status, process = Status.OPEN if fresh else Status.CLOSED, ""
-        judged.append(replace(one, status=status, process=process, seen=seen))
-    return sorted(judged, key=lambda one: (one.started_ns, one.session))
+        with_status.append(replace(session, status=status, process=process, seen=seen))
+    return sorted(with_status, key=lambda session: (session.started_ns, session.session))
 
 
 def close_session(workspace: Workspace, params: Params, model: str, session: str, who: str) -> None:
-    """Say that a session is over whose client crashed, or lives where this machine cannot see it.
+    """Log a session as closed whose client crashed, or runs where this machine cannot see it.
 
     Raises:
         PredictionLogError: there is no such session, its client still runs, or the log cannot be written.
     """
-    announced = next((one for one in _announced(workspace, model) if one.session == session), None)
+    announced = next((file for file in _announced(workspace, model) if file.session == session), None)
     if announced is not None and announced.parent.is_here() and not announced.parent.is_dead():
         raise PredictionLogError(f"{session}: {announced.parent} has it open; end that process, which closes it")
     with PredictionLog.of(workspace, model) as log:
-        if session not in (one["session"] for one in log.sessions()):
+        if session not in (logged["session"] for logged in log.sessions()):
             raise PredictionLogError(f"{log.path}: no session {session}; see `lobsmith predictions describe --json`")
     with LogWriter.of(workspace, model, params) as writer:
         writer.end(session, Ending.CLOSED, who, clock.now_ns())
 
 
 def _announced(workspace: Workspace, model: str) -> list[Announced]:
-    found = []
+    files = []
     for path in sessions_folder(workspace).glob("*.json"):
         try:
-            found.append(msgspec.json.decode(path.read_bytes(), type=Announced))
+            files.append(msgspec.json.decode(path.read_bytes(), type=Announced))
         except (OSError, msgspec.MsgspecError):
-            # Removed meanwhile, or another user's: its rows say what can be said.
+            # Removed meanwhile, or another user's: its rows decide.
             continue
-    return [one for one in found if one.model == model]
+    return [file for file in files if file.model == model]
 
 
 def _logged(
     workspace: Workspace, model: str, version: int, sources: Sequence[str], now_ns: int
 ) -> tuple[list[ClientSession], dict[str, tuple[str, str]]]:
-    """Return the sessions that the log has, and how each that has ended did."""
     if not log_path(workspace, model).exists():
         return [], {}
     last = "(SELECT max(asked_ns) FROM predictions WHERE stream = streams.id AND asked_ns <= ?)"

@@ -1,7 +1,7 @@
-"""Writing the prediction log: every prediction of one production model, and what the market then did.
+"""Writer of the prediction log: predictions of a production model and their outcomes.
 
-One SQLite file a model, `Workspace.predictions / f"{model}.db"`, holds the answers of the model, of its candidate and
-of its fallback version. Any number of processes may write and read it at once.
+One SQLite file a model, `Workspace.predictions / f"{model}.db"`, also for its candidate and fallback version; any
+number of processes may write and read it.
 """
 
 from collections.abc import Sequence
@@ -38,22 +38,22 @@ class Role(StrEnum):
     PRIMARY = "primary"
     """Its answer went to the caller."""
     CANDIDATE = "candidate"
-    """It is judged on mirrored rows."""
+    """It is evaluated on mirrored rows."""
     FALLBACK = "fallback"
-    """It would take over, and goes on answering mirrored rows."""
+    """The rollback target, on mirrored rows."""
 
 
 class Ending(StrEnum):
     """How a session ended."""
 
     CLOSED = "closed"
-    """By its client, in order, or by an operator's word."""
+    """In order by its client, or by an operator."""
     CRASHED = "crashed"
-    """The client's process ended without closing it, or closed it because of an error."""
+    """The client's process ended without closing it, or closed it on an error."""
 
 
 class Source(StrEnum):
-    """What a session's rows came from."""
+    """Source of a session's rows."""
 
     LIVE = "live"
     REPLAY = "replay"
@@ -61,14 +61,10 @@ class Source(StrEnum):
 
 
 def log_path(workspace: Workspace, model: str) -> Path:
-    """Return the log of a production model, its candidate and its fallback.
-
-    Args:
-        workspace: the project's folders.
-        model: the production model, such as `lob`, not the candidate's name.
+    """Return the log of a production model (`lob`, not the candidate's name), its candidate and its fallback.
 
     Raises:
-        PredictionLogError: no production model may have this name.
+        PredictionLogError: not the name of a production model.
     """
     if not (Repository.is_name(model) and may_produce(model)):
         raise PredictionLogError(
@@ -79,10 +75,9 @@ def log_path(workspace: Workspace, model: str) -> Path:
 
 
 class LogWriter:
-    """Adds to a prediction log; for one thread.
+    """Writes a prediction log; for one thread.
 
-    The `add_*` methods copy into memory and never touch the disk. `flush` writes all that waits in one transaction, and
-    after it a crash of the process or the machine loses none of that.
+    `add_*` methods copy into memory; `flush` writes all of it durably in one transaction.
 
         with LogWriter.of(workspace, "lob", params) as log:
             log.begin("2026-03-01T12:00:00-4711", Source.LIVE, "binance:BTCUSDT", time.time_ns())
@@ -90,14 +85,12 @@ class LogWriter:
             log.flush()
 
     Args:
-        path: the file; it is made where there is none.
+        path: created if missing, never overwritten.
         horizons_ms: the H horizons of the probabilities.
-        params: how long to wait for other processes.
-        most_waiting: rows that wait in memory at most, when the disk refuses. Further ones are dropped and counted.
+        most_waiting: rows buffered at most, when the disk refuses; further ones are dropped and counted.
 
     Raises:
-        PredictionLogError: the file is no prediction log, has another schema or other horizons, is locked, or the disk
-            refuses. It is never overwritten.
+        PredictionLogError: no prediction log, another schema or other horizons, a lock, or a failing disk.
     """
 
     def __init__(
@@ -122,26 +115,17 @@ class LogWriter:
         return cls(log_path(workspace, model), params.labels.horizons_ms, params.prediction_log)
 
     def begin(self, session: str, source: Source, instrument: str, started_ns: int) -> None:
-        """Announce a session before its first row: one client's run on one instrument.
+        """Announce a session, a client's run on one instrument, before its first row.
 
         Args:
-            session: a text that no other run has. A recorder that goes on with a session announces it again.
-            source: what the rows come from.
-            instrument: `venue:symbol`.
-            started_ns: wall clock, UTC ns.
+            session: unique; a recorder that continues a session announces it again.
+            started_ns: wall clock, UTC.
         """
         self._announced.add(session)
         self._waiting.sessions[session] = (str(source), instrument, started_ns)
 
     def end(self, session: str, how: Ending, process: str, ended_ns: int) -> None:
-        """Say that no row of a session will follow; said again, the last word counts.
-
-        Args:
-            session: as announced by `begin`, by this writer or another one.
-            how: it ended.
-            process: the client's, for people.
-            ended_ns: when, UTC.
-        """
+        """Mark a session as ended at `ended_ns`, UTC; `process` names the client for people. The last call counts."""
         self._waiting.endings[session] = (ended_ns, how.value, process)
 
     def add_predictions(
@@ -161,30 +145,29 @@ class LogWriter:
         probabilities: npt.NDArray[np.float32] | None,
         reasons: str | Sequence[str | None] | None = None,
     ) -> None:
-        """Add what one version said about N rows; any but `row` may be one value for all of them.
+        """Add a version's answers to N rows; arguments other than `row` may be scalars.
 
         Args:
-            session: as announced by `begin`.
-            model: the Triton model that was asked, `<model>` or `<model>_candidate`.
-            version: its version; 0 where none could be asked.
-            role: why it was asked.
-            row: int [N], number of the row within the session, rising; the same for all versions asked about it.
-            time_ns: int [N], local receive time of the row, UTC.
-            asked_ns: int [N], wall clock when the question was handed over, UTC.
-            segment: int [N], number of the gap-free run of rows within the session.
+            model: the Triton model, `<model>` or `<model>_candidate`.
+            version: 0 where none could be asked.
+            role: of the version.
+            row: int [N], number within the session, rising; the same for all versions.
+            time_ns: int [N], local receive time, UTC.
+            asked_ns: int [N], wall clock at hand-over, UTC.
+            segment: int [N], number of the gap-free run within the session.
             mid: int [N], twice the mid, ticks.
-            latency_ns: int [N], from hand-over to answer, or to giving up.
+            latency_ns: int [N], from hand-over to answer or timeout.
             rows: int [N], rows in the request.
-            probabilities: float32 [N, H, 3]: down, unchanged, up; NaN where not answered, None for none at all.
-            reasons: why a row was not answered, None for answered ones.
+            probabilities: float32 [N, H, 3]: down, unchanged, up; NaN where not answered, None for no answer at all.
+            reasons: why a row was not answered, else None.
         """
         numbers = np.array(row, np.int64, ndmin=1)
         count = len(numbers)
         if not self._room(session, "predictions", count):
             return
-        given = {"time_ns": time_ns, "segment": segment, "mid": mid, "latency_ns": latency_ns, "rows": rows}
+        values = {"time_ns": time_ns, "segment": segment, "mid": mid, "latency_ns": latency_ns, "rows": rows}
         columns = {"asked_ns": _column(asked_ns, count), "row": pa.array(numbers)}
-        columns |= {name: _column(values, count) for name, values in given.items()}
+        columns |= {name: _column(column, count) for name, column in values.items()}
         texts = [reasons] * count if reasons is None or isinstance(reasons, str) else list(reasons)
         columns["reason"] = pa.array(texts, pa.string())
         names = probability_columns(self.horizons_ms)
@@ -200,13 +183,12 @@ class LogWriter:
     def add_outcomes(
         self, session: str, row: npt.ArrayLike, labels: npt.NDArray[np.int8], known_ns: npt.ArrayLike
     ) -> None:
-        """Add what the market did after N rows; a row's outcome is added once, and a second one is ignored.
+        """Add the outcomes of N rows; a second outcome of a row is ignored.
 
         Args:
-            session: as announced by `begin`.
-            row: int [N], number of the row within the session.
+            session, row: as `add_predictions`.
             labels: int8 [N, H]: 0 down, 1 unchanged, 2 up, -1 unknown for good.
-            known_ns: int [N] or one value, when the outcome was known, UTC.
+            known_ns: int [N] or scalar, when the outcome was known, UTC.
         """
         numbers = np.array(row, np.int64, ndmin=1)
         count = len(numbers)
@@ -228,22 +210,16 @@ class LogWriter:
         segment: npt.ArrayLike,
         raw: npt.NDArray[np.float32],
     ) -> None:
-        """Add N rows as they were before any z-score, thinned by the caller; one that is there already is ignored.
+        """Add N rows before any z-score, float32 [N, F], thinned by the caller; duplicates are ignored.
 
-        Args:
-            session: as announced by `begin`.
-            row: int [N], number of the row within the session.
-            time_ns: int [N], local receive time of the row, UTC.
-            asked_ns: int [N], wall clock when it was asked about, UTC: it is deleted by this time's age.
-            segment: int [N], number of the gap-free run of rows within the session.
-            raw: float32 [N, F].
+        Other arguments are those of `add_predictions`; rows expire by `asked_ns`.
         """
         numbers = np.array(row, np.int64, ndmin=1)
         count = len(numbers)
         if not self._room(session, "raw_rows", count):
             return
-        given = {"time_ns": time_ns, "asked_ns": asked_ns, "segment": segment}
-        columns = {"row": pa.array(numbers)} | {name: _column(values, count) for name, values in given.items()}
+        values = {"time_ns": time_ns, "asked_ns": asked_ns, "segment": segment}
+        columns = {"row": pa.array(numbers)} | {name: _column(column, count) for name, column in values.items()}
         columns["raw"] = _blobs(np.array(raw, "<f4").reshape(count, -1))
         self._waiting.raw_rows.setdefault(session, []).append(pa.record_batch(columns))
         self._waiting.rows += count
@@ -257,49 +233,32 @@ class LogWriter:
         second: tuple[str, int],
         second_ns: int,
     ) -> None:
-        """Add the latencies of one row that was put to two versions in turn, each in a request of its own.
-
-        Args:
-            session: as announced by `begin`.
-            asked_ns: wall clock of the first request, UTC.
-            first: model and version.
-            first_ns: its latency.
-            second: model and version.
-            second_ns: its latency.
-        """
+        """Add the latencies of one row put to two versions, model and version, in turn; `asked_ns` is of the first."""
         if self._room(session, "probes", 1):
             self._waiting.probes.append((session, asked_ns, *first, first_ns, *second, second_ns))
             self._waiting.rows += 1
 
     def add_drops(self, session: str, noted_ns: int, place: str, count: int) -> None:
-        """Add that rows were lost.
-
-        Args:
-            session: as announced by `begin`.
-            noted_ns: wall clock, UTC.
-            place: where they were lost, such as `ring` or `candidate`.
-            count: how many since the last such note.
-        """
+        """Add `count` rows lost at a `place`, such as `ring` or `candidate`, since the last note of it."""
         if count and self._room(session, "drops", 1):
             self._waiting.drops.append((session, noted_ns, place, count))
             self._waiting.rows += 1
 
     @property
     def waiting(self) -> int:
-        """Rows that are not on disk yet."""
+        """Rows not on disk yet."""
         return self._waiting.rows
 
     @property
     def lost(self) -> dict[str, int]:
-        """Rows given up, by table, because too many were waiting; the next flush notes them as drops of `log`."""
+        """Rows dropped from the full buffer, by table; the next flush notes them as drops of `log`."""
         return dict(self._lost)
 
     def flush(self) -> None:
-        """Write all that waits in one transaction.
+        """Write all buffered rows in one transaction.
 
         Raises:
-            PredictionLogError: the log is locked or the disk refuses. What waited goes on waiting, and the next flush
-                tries again; nothing is written twice.
+            PredictionLogError: a lock or a failing disk; rows stay buffered, and nothing is written twice.
         """
         if not (self._waiting.rows or self._waiting.sessions or self._waiting.endings):
             return
@@ -338,8 +297,6 @@ class LogWriter:
 
 
 class _Waiting:
-    """What has been added since the last flush."""
-
     def __init__(self) -> None:
         self.rows = 0
         self.sessions: dict[str, tuple[str, str, int]] = {}
@@ -391,7 +348,7 @@ def _session(cursor: dbapi.Cursor, ids: dict[str, int], session: str) -> int:
 
 
 def _insert(cursor: dbapi.Cursor, table: str, owner: str, number: int, parts: list[pa.RecordBatch]) -> None:
-    """Insert rows of one stream or session; those that are there already stay as they are."""
+    """Insert rows of one stream or session; existing ones are kept."""
     batch = pa.Table.from_batches(parts).combine_chunks().to_batches()[0]
     names = ", ".join([owner, *batch.schema.names])
     places = ", ".join([str(number), *("?" * batch.num_columns)])

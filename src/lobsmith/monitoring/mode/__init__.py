@@ -1,1 +1,1 @@
-"""The mode that clients keep to: state machine, store, hit rates."""
+"""The mode of a model: state machine, store, hit rates."""

@@ -1,4 +1,4 @@
-"""How often confident answers came true, by bucket of confidence: what conservative mode trades on."""
+"""Hit rates of confident answers, by bucket of confidence: the table behind conservative mode."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -16,7 +16,7 @@ from lobsmith.units import NS_PER_MS
 from lobsmith.workspace import Workspace
 
 _LEAST = 1 / 3
-"""The likeliest of three directions is at least so likely."""
+"""Least probability of the likeliest of three directions."""
 _DOWN, _UP = 0, 2
 Counts = tuple[tuple[int, ...], ...]
 
@@ -25,8 +25,7 @@ class HitRates(Struct, frozen=True, kw_only=True):
     """Answers counted by horizon and confidence.
 
     Attributes:
-        version: whose answers.
-        horizons_ms: the H horizons.
+        version: of the answers.
         edges: bounds of the B buckets of confidence, B + 1 numbers from 1/3 to 1.
         counts: [H][B], answers for a direction whose outcome is known.
         wins: [H][B], those that came true.
@@ -39,17 +38,17 @@ class HitRates(Struct, frozen=True, kw_only=True):
     wins: Counts
 
     def __post_init__(self) -> None:
-        """Refuse tables of another shape than it says."""
+        """Refuse tables of another shape."""
         horizons, buckets = len(self.horizons_ms), len(self.edges) - 1
         for table in (self.counts, self.wins):
             if buckets < 1 or [len(row) for row in table] != [buckets] * horizons:
                 raise ValueError(f"counts and wins must have {horizons} horizons of {buckets} buckets each")
 
     def plus(self, other: "HitRates") -> "HitRates":
-        """Return both together: of the same version, horizons and buckets."""
+        """Return the sum of both: of the same version, horizons and buckets."""
         same = ("version", "horizons_ms", "edges")
         if any(getattr(self, name) != getattr(other, name) for name in same):
-            raise ValueError(f"win rates of other versions, horizons or buckets: {self.version}, {other.version}")
+            raise ValueError(f"hit rates of other versions, horizons or buckets: {self.version}, {other.version}")
         counts, wins = (np.add(getattr(self, name), getattr(other, name)).tolist() for name in ("counts", "wins"))
         return HitRates(
             version=self.version,
@@ -61,7 +60,7 @@ class HitRates(Struct, frozen=True, kw_only=True):
 
 
 def hit_rates(answers: Answers, buckets: int) -> HitRates:
-    """Count the answers of one instrument, in as many buckets of equal width."""
+    """Count the answers of one instrument, in buckets of equal width."""
     tables = [_of_horizon(answers, horizon, buckets) for horizon in range(len(answers.horizons_ms))]
     return HitRates(
         version=answers.version,
@@ -73,7 +72,7 @@ def hit_rates(answers: Answers, buckets: int) -> HitRates:
 
 
 def allowed(rates: HitRates, params: ModeParams) -> list[list[bool]]:
-    """Tell which buckets came true more often than `win_rate`, of at least `minimum_count` answers; [H][B]."""
+    """Return the buckets with a hit rate above `win_rate` over at least `minimum_count` answers; [H][B]."""
     return [
         [count >= params.minimum_count and won > params.win_rate * count for count, won in zip(*row, strict=True)]
         for row in zip(rates.counts, rates.wins, strict=True)
@@ -81,13 +80,13 @@ def allowed(rates: HitRates, params: ModeParams) -> list[list[bool]]:
 
 
 class ActTable:
-    """Which answers conservative mode acts on: prepared once for win rates, then asked at each tick.
+    """Answers that conservative mode acts on: built once from hit rates, then looked up at each tick.
 
-        table = ActTable.of(record.win_rates, version, horizons_ms, params.modes)
-        table.may_act(answer.probabilities)
+        table = ActTable.of(published.win_rates, version, horizons_ms, params.modes)
+        table.actionable(answer.probabilities)
 
     Args:
-        allowed: [H][B], whether a bucket's answers may be acted on.
+        allowed: [H][B], whether a bucket's answers are actionable.
     """
 
     def __init__(self, allowed: Sequence[Sequence[bool]]) -> None:
@@ -95,34 +94,31 @@ class ActTable:
 
     @classmethod
     def of(cls, rates: HitRates | None, version: int, horizons_ms: tuple[int, ...], params: ModeParams) -> "ActTable":
-        """Allow what came true more often than `win_rate`, counted at least `minimum_count` times.
-
-        Rates that are missing, or of another version or other horizons, allow nothing.
-        """
+        """Allow buckets as `allowed`; missing rates, or those of another version or other horizons, allow nothing."""
         if rates is None or (rates.version, rates.horizons_ms) != (version, horizons_ms):
             return cls([[False]] * len(horizons_ms))
         return cls(allowed(rates, params))
 
     def actionable(self, probabilities: npt.NDArray[np.float32]) -> tuple[bool, ...]:
-        """Say of each horizon whether its answer may be acted on; never where it is no direction, or NaN.
+        """Return for each horizon whether its answer is actionable; never where it is no direction, or NaN.
 
         Args:
             probabilities: float32 [H, 3], of down, unchanged and up.
         """
-        found = []
-        # Plain numbers: on so few, NumPy's own calls take ten times as long.
+        actionable = []
+        # Plain numbers: on so few, NumPy's calls take ten times as long.
         for (down, unchanged, up), (least, buckets, row) in zip(probabilities.tolist(), self._horizons, strict=True):
             confidence = down if down > up else up
             if confidence >= least and confidence > unchanged and (down > up or up > down):
                 bucket = int((min(confidence, 1.0) - _LEAST) * buckets / (1 - _LEAST))
-                found.append(row[min(bucket, buckets - 1)])
+                actionable.append(row[min(bucket, buckets - 1)])
             else:
-                found.append(False)
-        return tuple(found)
+                actionable.append(False)
+        return tuple(actionable)
 
 
 def _least_confidence(allowed: Sequence[bool]) -> float:
-    """Return what no confidence that may be acted on is below; a little less, as sums of floats are."""
+    """Return the least actionable confidence, less a margin for rounding of sums."""
     places = np.flatnonzero(allowed)
     return _LEAST + (1 - _LEAST) * int(places[0]) / len(allowed) - 1e-9 if len(places) else float("inf")
 
@@ -133,46 +129,38 @@ def _of_horizon(answers: Answers, horizon: int, buckets: int) -> tuple[npt.NDArr
     label = answers.labels[:, horizon]
     confidence = np.maximum(down, up)
     counts = (confidence > unchanged) & ((down > up) | (up > down)) & (label >= 0)
-    said = np.where(down > up, _DOWN, _UP)[counts]
+    predicted = np.where(down > up, _DOWN, _UP)[counts]
     bucket = (
         ((confidence[counts].clip(max=1.0) - _LEAST) * buckets / (1 - _LEAST)).astype(np.int64).clip(0, buckets - 1)
     )
     time_ns = answers.time_ns[counts]
-    slot = time_ns // (answers.horizons_ms[horizon] * NS_PER_MS)
-    # Sessions of several clients may hold the same rows, or come in another order than their times.
-    order = np.lexsort((time_ns, slot, bucket))
-    first = order[(np.diff(bucket[order], prepend=-1) != 0) | (np.diff(slot[order], prepend=-1) != 0)]
-    won = first[said[first] == label[counts][first]]
+    interval = time_ns // (answers.horizons_ms[horizon] * NS_PER_MS)
+    # Sessions of several clients may hold the same rows, or arrive in another order than their times.
+    order = np.lexsort((time_ns, interval, bucket))
+    first = order[(np.diff(bucket[order], prepend=-1) != 0) | (np.diff(interval[order], prepend=-1) != 0)]
+    won = first[predicted[first] == label[counts][first]]
     return np.bincount(bucket[first], minlength=buckets), np.bincount(bucket[won], minlength=buckets)
 
 
 def count_hits(
     workspace: Workspace, params: ModeParams, model: str, version: int, sources: Sources = LIVE
 ) -> HitRates | None:
-    """Count what a version answered as the one that serves; None where it was asked about no row.
+    """Count the answers of a version as the active one; None where no row was put to it.
 
-    The newest sessions of each instrument count that have `win_rows` rows together, and of a longer one its newest so
-    many: a client that is started anew each hour has as many as one that goes on. They are read one instrument after
-    the other, so that memory holds those of one.
-
-    Args:
-        workspace: where the log lies.
-        params: `buckets` and `win_rows` are used.
-        model: the production model.
-        version: whose answers.
-        sources: which sessions count.
+    Of each instrument the newest `win_rows` rows count, over as many sessions as needed, one instrument after the other
+    to bound memory.
 
     Raises:
         PredictionLogError: the log cannot be read.
     """
     if not log_path(workspace, model).exists():
         return None
-    found = []
+    rates = []
     with PredictionLog.of(workspace, model) as log:
-        for every in sessions_by_instrument(log, sources).values():
-            names = newest_sessions(log, model, version, Role.PRIMARY, every, params.win_rows)
+        for sessions in sessions_by_instrument(log, sources).values():
+            names = newest_sessions(log, model, version, Role.PRIMARY, sessions, params.win_rows)
             since_ns = newest_ns(log, model, version, Role.PRIMARY, names, params.win_rows)
-            given = answers(log, model, version, since_ns=since_ns, sessions=names, role=Role.PRIMARY)
-            if len(given.time_ns):
-                found.append(hit_rates(given, params.buckets))
-    return reduce(HitRates.plus, found) if found else None
+            answered = answers(log, model, version, since_ns=since_ns, sessions=names, role=Role.PRIMARY)
+            if len(answered.time_ns):
+                rates.append(hit_rates(answered, params.buckets))
+    return reduce(HitRates.plus, rates) if rates else None

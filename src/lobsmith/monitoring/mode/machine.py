@@ -1,33 +1,32 @@
-"""What drift leads to: a small state machine with hysteresis, which clients keep to.
+"""The mode of a model: a state machine with hysteresis over drift checks, which clients obey.
 
-    normal  -->  conservative  -->  paused      each arrow is one step, and a look for drift takes at most one
+    normal  -->  conservative  -->  paused      each arrow is one transition; a drift check makes at most one
     normal  <--  conservative  <--  paused
 
-What a look finds, over all kinds of drift together, is one of
+The result of a check over all kinds of drift is one of
 
     drift     some kind is at DRIFT
-    missing   some kind is at MISSING, or nothing was looked at
+    missing   some kind is at MISSING, or nothing was checked
     calm      neither of the two, and some kind is at NO_DRIFT
-    unknown   all that was looked at has INSUFFICIENT history
-    idle      no client is connected, so that there is nothing to look at
+    unknown   all kinds checked have INSUFFICIENT history
+    idle      no client is connected: nothing to check
 
     from           to             when
     -------------  -------------  ------------------------------------------------------------------------------------
-    (no record)    normal         the first look, then taken like any other: one without history changes nothing
-    normal         conservative   `drift_looks` looks in a row with drift, of any kind; or one look with missing data
-    conservative   paused         `paused_looks` looks in a row with concept drift
-    paused         conservative   `calm_looks` calm looks in a row
-    conservative   normal         `calm_looks` calm looks in a row, counted from the last step on
-    (no record)    normal         no client is connected
-    any            the same       no client is connected, or one has only begun: nothing is counted
-    any            any            an operator says so: then no step back is taken until `auto`
+    (no mode)      normal         the first check, then evaluated like any other: one without history changes nothing
+    normal         conservative   `drift_looks` checks in a row with drift, of any kind; or one check with missing data
+    conservative   paused         `paused_looks` checks in a row with concept drift
+    paused         conservative   `calm_looks` calm checks in a row
+    conservative   normal         `calm_looks` calm checks in a row, counted from the last transition on
+    (no mode)      normal         no client is connected
+    any            the same       no client is connected, or one has just connected: nothing is counted
+    any            any            an operator sets it: then no transition back until `auto`
 
-"In a row" is counted so that nothing alarming is forgotten for want of data: looks that say nothing of a kind neither
-count nor break its row. A look with drift or missing data breaks the row of calm looks, an unknown one does not count.
+Counters "in a row": a check in which a kind is unknown neither counts for it nor resets it. A check with drift or
+missing data resets the calm checks; an unknown one does not count.
 
-Another active version starts all counters anew and keeps the mode. A promotion is no proof that the market is again
-what the model has learnt, and a rollback none that the older version still fits it: both have to earn the step back by
-calm looks of their own. A version promoted in normal mode serves in normal mode.
+Another active version resets all counters and keeps the mode: after a promotion or a rollback the version must earn the
+transition back by calm checks of its own. A version promoted in normal mode serves in normal mode.
 """
 
 from enum import StrEnum
@@ -43,33 +42,31 @@ from lobsmith.units import NS_PER_S
 
 
 class Mode(StrEnum):
-    """What clients may act on."""
+    """Which predictions are actionable."""
 
     NORMAL = "normal"
-    """Every answer."""
+    """All."""
     CONSERVATIVE = "conservative"
-    """Answers at a confidence that has come true nearly always."""
+    """Those at a confidence with a high hit rate."""
     PAUSED = "paused"
-    """None. Answers go on, because without them nobody would know when to go back."""
+    """None. Predictions go on, since checks need them."""
 
     @property
     def caution(self) -> int:
-        """0 of the least cautious; of two modes the one with more of it is to be kept to."""
+        """0 of the least cautious; of two modes the more cautious one applies."""
         return list(Mode).index(self)
 
 
 class ModeChange(Struct, frozen=True, kw_only=True):
-    """One line of the journal: a change of the mode, or an operator's word.
+    """One line of the journal: a change of the mode, or an operator's order.
 
     Attributes:
-        time_ns: when, UTC.
-        model, version: the model, and its active version then.
-        mode_from: None where there was no record before.
-        mode_to: the mode from then on.
-        reason: why, one line for people.
-        findings: what the look that led to it had found, by kind.
+        time_ns: UTC.
+        version: active then.
+        mode_from: None where there was no mode before.
+        findings: of the check that led to it.
         who: a flow or a user.
-        held: whether an operator's word holds from then on.
+        held: whether an operator's order holds from then on.
     """
 
     time_ns: int
@@ -84,24 +81,21 @@ class ModeChange(Struct, frozen=True, kw_only=True):
 
 
 class PublishedMode(Struct, frozen=True, kw_only=True):
-    """The mode of a model, rewritten after each look.
+    """The mode of a model, rewritten after each check.
 
     Attributes:
-        model, version: the model, and the active version that was looked at last.
-        mode: what clients keep to.
-        since_ns: when this mode began, UTC.
-        looked_ns: when drift was looked for last, UTC: the monitor's heartbeat; 0 before the first look.
-        reason: why this mode, one line for people.
-        last_look: what the last look found, one line for people.
-        findings: what the last look found, by kind.
-        drift_looks: looks in a row with drift.
-        concept_looks: looks in a row with concept drift.
-        calm_looks: calm looks in a row, since the last step.
-        held: whether an operator has set the mode and not said `auto` since.
-        win_rates: how often confident answers of this version came true; None where they were not counted.
-        retrain_asked_ns: when an early retrain was asked for last, UTC.
-        unjournaled: changes that were perhaps not journaled when this was written, the oldest first.
-        state: of the model at the last look; unset in a record of an older release. No client need heed it.
+        version: the active version checked last.
+        since_ns: start of this mode, UTC.
+        looked_ns: time of the last check, UTC: the monitor's heartbeat; 0 before the first.
+        reason: of this mode, one line for people.
+        last_look, findings: of the last check.
+        drift_looks, concept_looks: checks in a row with drift, with concept drift.
+        calm_looks: calm checks in a row, since the last transition.
+        held: whether an operator has set the mode, without `auto` since.
+        win_rates: hit rates of this version; None where not counted.
+        retrain_asked_ns: last request of an early retrain, UTC.
+        unjournaled: changes possibly not journaled yet, the oldest first.
+        state: at the last check; unset by an older release. Clients ignore it.
     """
 
     model: str
@@ -122,110 +116,96 @@ class PublishedMode(Struct, frozen=True, kw_only=True):
     state: State | UnsetType = UNSET
 
 
-def transition(record: PublishedMode | None, check: DriftCheck, params: ModeParams, now_ns: int) -> PublishedMode:
-    """Return the record after one more look; the table above is all there is to it.
+def transition(published: PublishedMode | None, check: DriftCheck, params: ModeParams, now_ns: int) -> PublishedMode:
+    """Return the mode after one more check, by the table above.
 
-    The look that the record ends with already changes nothing: a run that was started again counts it once.
-
-    Args:
-        record: that of the model so far, None where there is none.
-        look: what was found.
-        params: how many looks in a row each step takes.
-        now_ns: the time, UTC.
+    A check that `published` (None at first) includes already changes nothing: a restarted run counts it once.
     """
-    if record is not None and (record.looked_ns, record.version) == (check.looked_ns, check.version):
-        return record
-    if record is None:
-        record = PublishedMode(
-            model=check.model, version=check.version, mode=Mode.NORMAL, since_ns=now_ns, reason=_beginning(check)
+    if published is not None and (published.looked_ns, published.version) == (check.looked_ns, check.version):
+        return published
+    if published is None:
+        published = PublishedMode(
+            model=check.model, version=check.version, mode=Mode.NORMAL, since_ns=now_ns, reason=_first_reason(check)
         )
-    if record.version != check.version:
-        record = counted_anew(record, check.version)
-    seen = _counted(record, check)
-    mode, reason = _next(seen, check, params)
-    if mode is not record.mode:
-        seen = replace(seen, mode=mode, reason=reason, since_ns=now_ns, calm_looks=0)
-        if mode.caution < record.mode.caution:
-            # Else one more look would undo a step back that was made without news of concept drift.
-            seen = replace(seen, concept_looks=0)
-    return replace(seen, last_look=_in_words(check))
+    if published.version != check.version:
+        published = counted_anew(published, check.version)
+    counted = _counted(published, check)
+    mode, reason = _next(counted, check, params)
+    if mode is not published.mode:
+        counted = replace(counted, mode=mode, reason=reason, since_ns=now_ns, calm_looks=0)
+        if mode.caution < published.mode.caution:
+            # Else one more check would undo a transition back made without news of concept drift.
+            counted = replace(counted, concept_looks=0)
+    return replace(counted, last_look=_summary(check))
 
 
-def wait(record: PublishedMode | None, model: str, version: int, state: State, now_ns: int) -> PublishedMode:
-    """Return the record after a time at which there was nothing to look at: a heartbeat, and nothing counted.
-
-    Args:
-        record: that of the model so far, None where there is none.
-        model, version: the active version.
-        state: why there was nothing.
-        now_ns: the time, UTC.
-    """
-    if record is None:
-        record = PublishedMode(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
-    if record.version != version:
-        record = counted_anew(record, version)
-    return replace(record, looked_ns=now_ns, last_look=str(state), findings={}, state=state)
+def wait(published: PublishedMode | None, model: str, version: int, state: State, now_ns: int) -> PublishedMode:
+    """Return the mode after a time with nothing to check, for the reason in `state`: a heartbeat, nothing counted."""
+    if published is None:
+        published = PublishedMode(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
+    if published.version != version:
+        published = counted_anew(published, version)
+    return replace(published, looked_ns=now_ns, last_look=str(state), findings={}, state=state)
 
 
-def counted_anew(record: PublishedMode, version: int) -> PublishedMode:
-    """Return a record in the same mode whose counters start again; win rates are those of one version only."""
-    rates = record.win_rates if record.version == version else None
-    return replace(record, version=version, drift_looks=0, concept_looks=0, calm_looks=0, win_rates=rates)
+def counted_anew(published: PublishedMode, version: int) -> PublishedMode:
+    """Return the same mode with counters at 0; hit rates of another version are dropped."""
+    rates = published.win_rates if published.version == version else None
+    return replace(published, version=version, drift_looks=0, concept_looks=0, calm_looks=0, win_rates=rates)
 
 
 def asks_retrain(before: PublishedMode | None, after: PublishedMode, params: ModeParams, now_ns: int) -> bool:
-    """Say whether a look asks for a retrain ahead of its schedule.
+    """Return whether a check asks for an early retrain.
 
-    Drift does, once it has made the mode cautious, and again every `retrain_every_s` while looks still find it. Missing
-    data never does: there would be nothing to learn from.
+    Drift does once the mode is cautious, and again every `retrain_every_s`; missing data does not: there is nothing to
+    train on.
     """
-    looked_again = before is not None and (before.looked_ns, before.version) == (after.looked_ns, after.version)
-    if looked_again or after.mode is Mode.NORMAL or Finding.DRIFT not in after.findings.values():
+    is_repeated = before is not None and (before.looked_ns, before.version) == (after.looked_ns, after.version)
+    if is_repeated or after.mode is Mode.NORMAL or Finding.DRIFT not in after.findings.values():
         return False
     if after.retrain_asked_ns is None:
         return True
-    # A time that lies ahead is that of a clock which was set back since.
+    # A time ahead is from a clock that was set back since.
     return not 0 <= now_ns - after.retrain_asked_ns < params.retrain_every_s * NS_PER_S
 
 
 def kinds_at(check: DriftCheck, finding: Finding) -> list[Kind]:
-    """Return the kinds of which a look found this."""
-    return [one.kind for one in check.verdicts if one.finding is finding]
+    """Return the kinds with a finding."""
+    return [verdict.kind for verdict in check.verdicts if verdict.finding is finding]
 
 
-def _counted(record: PublishedMode, check: DriftCheck) -> PublishedMode:
-    """Return the record with what was found and its counters after it."""
+def _counted(published: PublishedMode, check: DriftCheck) -> PublishedMode:
     drift, missing, calm = _drifts(check), _misses(check), _calms(check)
     concept = check.of(Kind.CONCEPT)
-    found = None if concept is None else concept.finding
+    finding = None if concept is None else concept.finding
     return replace(
-        record,
+        published,
         looked_ns=check.looked_ns,
-        findings={one.kind: one.finding for one in check.verdicts},
-        drift_looks=record.drift_looks + 1 if drift else 0 if calm else record.drift_looks,
-        concept_looks=record.concept_looks + 1
-        if found is Finding.DRIFT
+        findings={verdict.kind: verdict.finding for verdict in check.verdicts},
+        drift_looks=published.drift_looks + 1 if drift else 0 if calm else published.drift_looks,
+        concept_looks=published.concept_looks + 1
+        if finding is Finding.DRIFT
         else 0
-        if found is Finding.NO_DRIFT
-        else record.concept_looks,
-        calm_looks=record.calm_looks + 1 if calm else 0 if drift or missing else record.calm_looks,
+        if finding is Finding.NO_DRIFT
+        else published.concept_looks,
+        calm_looks=published.calm_looks + 1 if calm else 0 if drift or missing else published.calm_looks,
     )
 
 
-def _next(seen: PublishedMode, check: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
-    """Return the mode after a look that is counted already, and why."""
-    if seen.mode is Mode.NORMAL and _misses(check):
-        return Mode.CONSERVATIVE, f"nothing is known: {_why(check, Finding.MISSING) or 'nothing was looked at'}"
-    if seen.mode is Mode.NORMAL and _drifts(check) and seen.drift_looks >= params.drift_looks:
-        return Mode.CONSERVATIVE, f"drift in {_looks(seen.drift_looks)}: {_why(check, Finding.DRIFT)}"
+def _next(counted: PublishedMode, check: DriftCheck, params: ModeParams) -> tuple[Mode, str]:
+    """Return the mode after a check that is counted already, and its reason."""
+    if counted.mode is Mode.NORMAL and _misses(check):
+        return Mode.CONSERVATIVE, f"nothing is known: {_why(check, Finding.MISSING) or 'nothing was checked'}"
+    if counted.mode is Mode.NORMAL and _drifts(check) and counted.drift_looks >= params.drift_looks:
+        return Mode.CONSERVATIVE, f"drift in {_checks(counted.drift_looks)}: {_why(check, Finding.DRIFT)}"
     concept = check.of(Kind.CONCEPT)
-    if seen.mode is Mode.CONSERVATIVE and concept is not None and concept.finding is Finding.DRIFT:
-        if seen.concept_looks >= params.paused_looks:
-            return Mode.PAUSED, f"concept drift in {_looks(seen.concept_looks)}: {concept.reason}"
-    elif seen.mode is not Mode.NORMAL and seen.calm_looks >= params.calm_looks and not seen.held:
-        back = Mode.CONSERVATIVE if seen.mode is Mode.PAUSED else Mode.NORMAL
-        return back, f"no drift in {_looks(seen.calm_looks)}"
-    return seen.mode, seen.reason
+    if counted.mode is Mode.CONSERVATIVE and concept is not None and concept.finding is Finding.DRIFT:
+        if counted.concept_looks >= params.paused_looks:
+            return Mode.PAUSED, f"concept drift in {_checks(counted.concept_looks)}: {concept.reason}"
+    elif counted.mode is not Mode.NORMAL and counted.calm_looks >= params.calm_looks and not counted.held:
+        back = Mode.CONSERVATIVE if counted.mode is Mode.PAUSED else Mode.NORMAL
+        return back, f"no drift in {_checks(counted.calm_looks)}"
+    return counted.mode, counted.reason
 
 
 def _drifts(check: DriftCheck) -> bool:
@@ -241,18 +221,21 @@ def _calms(check: DriftCheck) -> bool:
 
 
 def _why(check: DriftCheck, finding: Finding) -> str:
-    return "; ".join(f"{one.kind}: {one.reason}" for one in check.verdicts if one.finding is finding)
+    return "; ".join(f"{verdict.kind}: {verdict.reason}" for verdict in check.verdicts if verdict.finding is finding)
 
 
-def _beginning(check: DriftCheck) -> str:
+def _first_reason(check: DriftCheck) -> str:
     known = kinds_at(check, Finding.NO_DRIFT)
-    return "no drift at the first look" if known else "the first look: too little history to know what is usual"
+    return "no drift at the first check" if known else "the first check: too little history for a null distribution"
 
 
-def _in_words(check: DriftCheck) -> str:
-    words = (f"{one.kind}: {one.finding}" + (f" ({one.reason})" if one.reason else "") for one in check.verdicts)
-    return "; ".join(words) or "nothing was looked at"
+def _summary(check: DriftCheck) -> str:
+    findings = (
+        f"{verdict.kind}: {verdict.finding}" + (f" ({verdict.reason})" if verdict.reason else "")
+        for verdict in check.verdicts
+    )
+    return "; ".join(findings) or "nothing was checked"
 
 
-def _looks(count: int) -> str:
-    return "one look" if count == 1 else f"{count} looks in a row"
+def _checks(count: int) -> str:
+    return "one check" if count == 1 else f"{count} checks in a row"

@@ -1,9 +1,8 @@
-"""Where modes lie: `.lobsmith/modes/<model>.json`, and the journal of every change beside it.
+"""Store of modes: `.lobsmith/modes/<model>.json`, and the journal of every change beside it.
 
-The record is written first, with the change in it as not journaled yet; then the journal; then the record without it. A
-process that is killed in between leaves a mode that is in force and a line that the next writer adds, and that readers
-of the journal get from the record until then. The journal last: a disk that refuses it must not keep a mode from
-getting more cautious.
+Written in this order: the mode with its unjournaled change, the journal, the mode without. After a crash in between the
+mode is in force; readers take the change from it until the next writer journals it. A disk that refuses the journal
+does not keep a mode from getting more cautious.
 """
 
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ _LOCK_DEADLINE_S = 10.0
 
 
 class ModeUpdate(NamedTuple):
-    """A record before and after somebody acted on it, and whether a retrain is to be opened now."""
+    """A mode before and after an update, and whether to start a retrain now."""
 
     before: PublishedMode | None
     after: PublishedMode
@@ -41,7 +40,7 @@ class ModeUpdate(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """Whether the mode is another one."""
+        """Whether the mode differs."""
         return self.before is None or self.before.mode is not self.after.mode
 
 
@@ -55,26 +54,23 @@ def apply(
     now_ns: int | None = None,
     state: State | None = None,
 ) -> ModeUpdate:
-    """Take one more look for drift into account; the same look again changes nothing.
+    """Apply one more drift check; the same check again changes nothing.
 
-    Where the change says so, the caller opens a retrain, and calls `forget_retrain` where it could not.
+    Where `retrain` is set the caller starts one, and calls `forget_retrain` if that failed.
 
     Args:
-        workspace: the project's folders.
-        params: `modes` is used.
-        look: what was found.
-        win_rates: of the look's version; None keeps those that were counted before.
+        win_rates: hit rates of the checked version; None keeps those before.
         who: a flow or a user, for the journal.
-        now_ns: the time, UTC; None takes the clock.
-        state: of the model, after the look.
+        now_ns: UTC; None takes the clock.
+        state: after the check.
 
     Raises:
-        ModeError: the record cannot be read or written.
-        ReleaseError: the journal cannot be; where the record could be written, it is in force.
+        ModeError: the mode cannot be read or written.
+        ReleaseError: the journal cannot be; a mode that was written is in force.
     """
     now = clock.now_ns() if now_ns is None else now_ns
-    with _alone(workspace):
-        before = _last(workspace, check.model)
+    with _locked(workspace):
+        before = _last_mode(workspace, check.model)
         after = transition(before, check, params.modes, now)
         retrain = asks_retrain(before, after, params.modes, now)
         if retrain:
@@ -83,38 +79,38 @@ def apply(
             after = replace(after, win_rates=win_rates)
         if state is not None:
             after = replace(after, state=state)
-        return ModeUpdate(before, _keep(workspace, after, _changed(before, after, who, now)), retrain)
+        return ModeUpdate(before, _publish(workspace, after, _changed(before, after, who, now)), retrain)
 
 
 def wait(workspace: Workspace, model: str, version: int, state: State, who: str, now_ns: int) -> ModeUpdate:
-    """Keep the record fresh while there is nothing to look at; see `machine.wait`.
+    """Refresh the mode's heartbeat while there is nothing to check; see `machine.wait`.
 
     Raises:
-        ModeError: the record cannot be read or written.
+        ModeError: the mode cannot be read or written.
         ReleaseError: the journal cannot be.
     """
-    with _alone(workspace):
-        before = _last(workspace, model)
+    with _locked(workspace):
+        before = _last_mode(workspace, model)
         after = machine.wait(before, model, version, state, now_ns)
-        return ModeUpdate(before, _keep(workspace, after, _changed(before, after, who, now_ns)))
+        return ModeUpdate(before, _publish(workspace, after, _changed(before, after, who, now_ns)))
 
 
 def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str) -> ModeUpdate:
-    """Set a mode by hand. Until `set_auto` nothing takes it back; looks for drift may only make it more cautious.
+    """Set a mode by hand. Until `set_auto`, drift checks may only make it more cautious.
 
     Raises:
-        ModeError: no reason is given, the model serves nothing, or the record cannot be written.
-        ReleaseError: the journal cannot be written; the mode is in force where the record could be.
+        ModeError: no reason is given, the model serves nothing, or the mode cannot be written.
+        ReleaseError: the journal cannot be written; a mode that was written is in force.
     """
     reason = " ".join(reason.split())
     if not reason:
         raise ModeError(f"{model}: a mode set by hand needs a reason; pass --reason")
     now = clock.now_ns()
-    with _alone(workspace):
+    with _locked(workspace):
         try:
-            before = _last(workspace, model)
+            before = _last_mode(workspace, model)
         except ModeError:
-            # This is the way out of a spoilt record.
+            # The way out of a spoilt file.
             before = _from_journal(workspace, model)
         version = Repository.of(workspace).active(model) or (before.version if before else None)
         if version is None:
@@ -124,44 +120,44 @@ def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str
         else:
             since_ns = before.since_ns if before.mode is mode else now
             after = replace(counted_anew(before, version), mode=mode, since_ns=since_ns, reason=reason, held=True)
-        return ModeUpdate(before, _keep(workspace, after, _change(before, after, reason, who, now)))
+        return ModeUpdate(before, _publish(workspace, after, _change(before, after, reason, who, now)))
 
 
 def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> ModeUpdate:
-    """Let looks for drift set the mode again: it stays what it is until they have counted anew.
+    """Let drift checks set the mode again: it stays until they have counted anew.
 
     Raises:
-        ModeError: there is no record, or it cannot be read or written.
-        ReleaseError: the journal cannot be written; the record is in force.
+        ModeError: there is no mode, or it cannot be read or written.
+        ReleaseError: the journal cannot be written; the mode is in force.
     """
-    with _alone(workspace):
-        before = _last(workspace, model)
+    with _locked(workspace):
+        before = _last_mode(workspace, model)
         if before is None:
-            raise ModeError(f"{model}: has no mode yet; the monitor sets it with its first look for drift")
+            raise ModeError(f"{model}: has no mode yet; the monitor sets it with its first drift check")
         if not before.held:
             return ModeUpdate(before, before)
         after = replace(counted_anew(before, before.version), held=False)
         change = _change(before, after, " ".join(reason.split()) or "set by hand no longer", who, clock.now_ns())
-        return ModeUpdate(before, _keep(workspace, after, change))
+        return ModeUpdate(before, _publish(workspace, after, change))
 
 
 def forget_retrain(workspace: Workspace, model: str) -> None:
-    """Say that the retrain that was asked for could not be opened: the next look that finds drift asks again.
+    """Unset the time of a retrain that could not be started: the next check with drift asks again.
 
     Raises:
-        ModeError: the record cannot be read or written.
+        ModeError: the mode cannot be read or written.
     """
-    with _alone(workspace):
-        before = _last(workspace, model)
+    with _locked(workspace):
+        before = _last_mode(workspace, model)
         if before is not None:
             _write(workspace, replace(before, retrain_asked_ns=None))
 
 
 def read_mode(workspace: Workspace, model: str) -> PublishedMode | None:
-    """Return the record of a model, None where there is none.
+    """Return the mode of a model, None where there is none.
 
     Raises:
-        ModeError: it cannot be read, or it is none.
+        ModeError: it cannot be read, or does not decode.
     """
     path = state_path(workspace, model)
     try:
@@ -169,31 +165,31 @@ def read_mode(workspace: Workspace, model: str) -> PublishedMode | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise ModeError(f"{path}: {error.strerror}; the mode cannot be told") from error
-    found = decode_mode(content)
-    if found is None or found.model != model:
-        raise ModeError(f"{path}: no record of a mode; set one: `lobsmith mode set MODE --model {model} --reason WHY`")
-    return found
+        raise ModeError(f"{path}: {error.strerror}; the mode cannot be read") from error
+    published = decode_mode(content)
+    if published is None or published.model != model:
+        raise ModeError(f"{path}: does not hold a mode; set it: `lobsmith mode set MODE --model {model} --reason WHY`")
+    return published
 
 
 def last_known(workspace: Workspace, model: str) -> PublishedMode | None:
-    """Return the record of a model, or what the journal said last: a record that is lost or spoilt calms nobody.
+    """Return the mode of a model, or the journal's last: a lost or spoilt file must not reset it.
 
     Raises:
-        ModeError: the record cannot be read, and the journal has no line of the model.
+        ModeError: the mode cannot be read, and the journal has no line of the model.
         ReleaseError: neither can be read.
     """
     try:
-        return _last(workspace, model)
+        return _last_mode(workspace, model)
     except ModeError:
-        found = _from_journal(workspace, model)
-        if found is None:
+        journaled = _from_journal(workspace, model)
+        if journaled is None:
             raise
-        return found
+        return journaled
 
 
 def decode_mode(content: bytes) -> PublishedMode | None:
-    """Return the record that a file or a page is, None where it is none: clients then act as without a monitor."""
+    """Decode a mode, None where that fails: clients then act as without a monitor."""
     try:
         return jsonl.decode(content, PublishedMode)
     except msgspec.DecodeError:
@@ -201,33 +197,33 @@ def decode_mode(content: bytes) -> PublishedMode | None:
 
 
 def changes(workspace: Workspace, model: str) -> list[ModeChange]:
-    """Return what was journaled of a model, and what is in force and not journaled yet, the oldest first.
+    """Return a model's changes, journaled or in force and not journaled yet, the oldest first.
 
     Raises:
         ReleaseError: the journal cannot be read.
     """
     journaled = _journaled(workspace, model)
     try:
-        found = read_mode(workspace, model)
+        published = read_mode(workspace, model)
     except ModeError:
-        found = None
-    return journaled + [one for one in (found.unjournaled if found else ()) if one not in journaled]
+        published = None
+    return journaled + [change for change in (published.unjournaled if published else ()) if change not in journaled]
 
 
 def mode_at(workspace: Workspace, model: str, time_ns: int) -> ModeChange | None:
-    """Return the change that made the mode what it was at a time, UTC; None where there was none yet.
+    """Return the last change at or before a time, UTC; None where there is none.
 
     Raises:
         ReleaseError: the journal cannot be read.
     """
-    return next((one for one in reversed(changes(workspace, model)) if one.time_ns <= time_ns), None)
+    return next((change for change in reversed(changes(workspace, model)) if change.time_ns <= time_ns), None)
 
 
 def state_path(workspace: Workspace, model: str) -> Path:
-    """Return where the record of a production model lies.
+    """Return the path of a production model's mode.
 
     Raises:
-        ModeError: no production model may have this name.
+        ModeError: not the name of a production model.
     """
     if not (Repository.is_name(model) and may_produce(model)):
         raise ModeError(f"{model!r} is not a production model's name, and has no mode")
@@ -235,12 +231,12 @@ def state_path(workspace: Workspace, model: str) -> Path:
 
 
 def journal_path(workspace: Workspace) -> Path:
-    """Return where every change of any model's mode is journaled."""
+    """Return the path of the journal of all models' changes."""
     return workspace.modes / "journal.jsonl"
 
 
 @contextmanager
-def _alone(workspace: Workspace) -> Iterator[None]:
+def _locked(workspace: Workspace) -> Iterator[None]:
     path = workspace.modes / "modes.lock"
     try:
         with exclusive_lock(path, _LOCK_DEADLINE_S):
@@ -251,8 +247,8 @@ def _alone(workspace: Workspace) -> Iterator[None]:
         raise ModeError(f"{path}: {error.strerror}; the mode could not be written") from error
 
 
-def _last(workspace: Workspace, model: str) -> PublishedMode | None:
-    """Return the record; where it is gone, what the journal says, so that to delete a file calms nothing."""
+def _last_mode(workspace: Workspace, model: str) -> PublishedMode | None:
+    """Return the mode, or the journal's last where the file is gone: deleting it must not reset the mode."""
     return read_mode(workspace, model) or _from_journal(workspace, model)
 
 
@@ -272,11 +268,10 @@ def _from_journal(workspace: Workspace, model: str) -> PublishedMode | None:
 
 
 def _journaled(workspace: Workspace, model: str) -> list[ModeChange]:
-    return [one for one in journal.read_lines(journal_path(workspace), ModeChange) if one.model == model]
+    return [change for change in journal.read_lines(journal_path(workspace), ModeChange) if change.model == model]
 
 
 def _changed(before: PublishedMode | None, after: PublishedMode, who: str, now_ns: int) -> ModeChange | None:
-    """Return the line of a look after which the mode is another one, None where it is not."""
     if before is not None and before.mode is after.mode:
         return None
     return _change(before, after, after.reason, who, now_ns)
@@ -296,8 +291,8 @@ def _change(before: PublishedMode | None, after: PublishedMode, reason: str, who
     )
 
 
-def _keep(workspace: Workspace, after: PublishedMode, change: ModeChange | None) -> PublishedMode:
-    """Put a record in force and see to it that every change is journaled, those of a writer that crashed too."""
+def _publish(workspace: Workspace, after: PublishedMode, change: ModeChange | None) -> PublishedMode:
+    """Write a mode and journal its changes, those of a crashed writer included."""
     due = after.unjournaled + (() if change is None else (change,))
     after = replace(after, unjournaled=due)
     _write(workspace, after)
@@ -306,40 +301,39 @@ def _keep(workspace: Workspace, after: PublishedMode, change: ModeChange | None)
     try:
         journaled = _journaled(workspace, after.model)
     except ReleaseError:
-        # A spoilt line is reported by every read of the journal, and stops no later one: at worst one comes twice.
+        # Every read of the journal reports a spoilt line; at worst a line comes twice.
         journaled = []
-    for one in due:
-        if one not in journaled:
-            journal.append(journal_path(workspace), one)
+    for line in due:
+        if line not in journaled:
+            journal.append(journal_path(workspace), line)
     after = replace(after, unjournaled=())
     _write(workspace, after)
     return after
 
 
-def _write(workspace: Workspace, record: PublishedMode) -> None:
-    path = state_path(workspace, record.model)
+def _write(workspace: Workspace, published: PublishedMode) -> None:
+    path = state_path(workspace, published.model)
     try:
-        write_atomic(path, msgspec.json.encode(record))
+        write_atomic(path, msgspec.json.encode(published))
     except OSError as error:
         raise ModeError(f"{path}: {error.strerror}; the mode could not be written") from error
 
 
 def alert_mode(workspace: Workspace, change: ModeUpdate) -> None:
-    """Raise and resolve the alerts on drift and on missing data, after a look.
+    """Fire and resolve the alerts on drift and on missing data, after a check.
 
-    Drift is over once the mode is normal again, not with the first look that finds none. Missing data is over with the
-    first look that had some.
+    Drift is resolved once the mode is normal, missing data by the first check with data.
 
     Raises:
         ReleaseError: the alerts cannot be written.
     """
     after = change.after
-    found = set(after.findings.values())
+    findings = set(after.findings.values())
     if after.mode is Mode.NORMAL:
         alerts.resolve(workspace, alerts.DRIFT, after.model, after.reason)
-    elif Finding.DRIFT in found:
+    elif Finding.DRIFT in findings:
         alerts.fire(workspace, alerts.DRIFT, after.model, f"version {after.version} is {after.mode}: {after.last_look}")
-    if Finding.MISSING in found or not found:
+    if Finding.MISSING in findings or not findings:
         alerts.fire(workspace, alerts.NO_ROWS, after.model, f"version {after.version}: {after.last_look}")
     else:
         alerts.resolve(workspace, alerts.NO_ROWS, after.model)
