@@ -81,7 +81,7 @@ def evaluate(workspace: Workspace, params: Params, active: Manifest, sources: So
             since_ns=active.created_ns,
             now_ns=clock.now_ns(),
             sources=sources,
-            has_learnt=active.has_learnt,
+            was_trained_on=active.was_trained_on,
         )
         note(NO_ROW if evaluation is None else f"{evaluation.verdict.decision}: {evaluation.verdict.reason}")
     return None if evaluation is None else evaluation._replace(compared=None)

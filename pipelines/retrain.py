@@ -32,7 +32,7 @@ from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
-from lobsmith.release.reconcile.requests import in_service, note_serving, register_challenger
+from lobsmith.release.reconcile.requests import in_service, register_challenger, tag_status
 from lobsmith.release.registry.aliases import SERVING
 from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_run
 from lobsmith.release.repository import journal
@@ -366,7 +366,7 @@ def train_and_register(
         "served": connect(workspace) is not None,
     }
     if (version := in_service(workspace, model, sha256_file(directory / MODEL))) is not None:
-        note_serving(workspace, model, run, f"the same bits are active as {model} {version}")
+        tag_status(workspace, model, run, f"the same bits are active as {model} {version}")
         reason = "training has led to the bits that are active already"
         return _retrained(workspace, IN_SERVICE, reason, model, version, settings)
     candidate = publish_candidate(workspace, params, data_verdicts, evaluation, summary, run, directory)

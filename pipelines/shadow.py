@@ -17,7 +17,7 @@ from lobsmith.monitoring.waiting import Unopposed, unopposed
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
-from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of, promote_on_gates
+from lobsmith.release.reconcile.shadow_pair import Pair, apply_decision, pair_of, promote_on_gates
 from lobsmith.release.registry.aliases import SHADOW, tag
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
@@ -92,7 +92,7 @@ def act(workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict) 
     model, challenger = params.model.name, pair.challenger.version
     tag(workspace, model, challenger, {SHADOW: msgspec.json.encode(verdict.as_verdict()).decode()})
     create_markdown_artifact(key="shadow", markdown=as_markdown(verdict), description=f"registry:{challenger}")
-    return move_aliases(workspace, params, model, pair, verdict)
+    return apply_decision(workspace, params, model, pair, verdict)
 
 
 def as_markdown(verdict: LiveVerdict) -> str:

@@ -47,10 +47,10 @@ ACTIONS = (
     journal.ROLLED_BACK,
     journal.RETIRED,
     journal.REJECTED,
-    journal.SET_ASIDE,
-    journal.FAULTY,
+    journal.QUARANTINED,
+    journal.INTEGRITY_ERROR,
     journal.REPAIRED,
-    journal.SETTLED,
+    journal.ROLLBACK_ACKNOWLEDGED,
 )
 
 
@@ -79,7 +79,9 @@ def write_journal(path: Path) -> None:
     """A line of each action; then torn lines, cut after a byte, in the middle, and before the line feed."""
     for number, action in enumerate(ACTIONS):
         journal.append(path, entry(number, action))
-    journal.append(path, entry(20, journal.FAULTY, model=journal.EVERYTHING, version_to=None, artifact_id=None))
+    journal.append(
+        path, entry(20, journal.INTEGRITY_ERROR, model=journal.EVERYTHING, version_to=None, artifact_id=None)
+    )
     last = 0
     for number, kept in enumerate((1, 100, -1), 30):
         start = path.stat().st_size
@@ -95,7 +97,7 @@ def write_journal(path: Path) -> None:
 
 JOURNALED = [
     *(entry(number, action) for number, action in enumerate(ACTIONS)),
-    entry(20, journal.FAULTY, model=journal.EVERYTHING, version_to=None, artifact_id=None),
+    entry(20, journal.INTEGRITY_ERROR, model=journal.EVERYTHING, version_to=None, artifact_id=None),
     *(entry(number) for number in (40, 41, 32, 42, 52)),
 ]
 

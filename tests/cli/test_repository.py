@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
-from lobsmith.release.audit.incidents import journal_misplaced
+from lobsmith.release.audit.incidents import journal_foreign
 from lobsmith.release.context import Release
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -66,9 +66,9 @@ def test_what_is_foreign_is_in_the_status_and_once_in_the_journal(workspace):
     assert incidents == {("foreign", "01"), ("foreign", "stray")}
     shown = CliRunner().invoke(cli, arguments).output
     assert "stray: not a model; Triton takes every folder here for one" in shown
-    assert len(journal_misplaced(workspace)) == 2
-    assert journal_misplaced(workspace) == []
-    entries = [entry for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    assert len(journal_foreign(workspace)) == 2
+    assert journal_foreign(workspace) == []
+    entries = [entry for entry in journal.read(workspace.journal) if entry.action == journal.INTEGRITY_ERROR]
     assert [entry.model for entry in entries] == ["*", "toy"]
     past = CliRunner().invoke(cli, [*arguments, "--at", "2100-01-01", "--json"])
     assert list(json.loads(past.stdout)["models"]) == ["toy"]

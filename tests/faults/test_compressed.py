@@ -25,7 +25,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish import built_plans
 from lobsmith.release.publish.built_plans import build_and_publish
 from lobsmith.stages.compress import compress, load_summary
-from lobsmith.stages.engines import judge_plans
+from lobsmith.stages.engines import plan_verdicts
 from lobsmith.stages.train import train_stage
 from lobsmith.workspace import Workspace
 from tests.small import small_params
@@ -62,7 +62,7 @@ class Engine(StatefulModel):
 
 
 def said(params: Params, run: tuple[Path, Compressed], engine: Engine) -> dict[str, bool]:
-    return {one.gate: one.passed for one in judge_plans(params, *run, engine)}
+    return {one.gate: one.passed for one in plan_verdicts(params, *run, engine)}
 
 
 def test_an_engine_that_is_the_network_passes(params: Params, run: tuple[Path, Compressed]) -> None:

@@ -17,7 +17,7 @@ from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.actions import CrashPoint
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
-from lobsmith.release.reconcile.requests import ask_for, registered_of
+from lobsmith.release.reconcile.requests import registered_of, request_promotion
 from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
 from lobsmith.release.repository import journal
@@ -125,7 +125,7 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
     lines = [one for one in journal.read(workspace.journal) if one.model == "toy"]
     activated = [one.version_to for one in lines if one.action in journal.ACTIVATING]
     assert len(activated) == len(set(activated)) == {"first challenger": 1, "challenger": 1, "refusal": 1}.get(story, 2)
-    assert sum(one.action == journal.SETTLED for one in lines) == (story == "rollback")
+    assert sum(one.action == journal.ROLLBACK_ACKNOWLEDGED for one in lines) == (story == "rollback")
 
 
 @pytest.mark.slow
@@ -283,7 +283,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert Repository.of(workspace).active("toy") == back.version_to
     # What the repository does not have is fetched from the server.
     candidate(workspace, 0.6)
-    done = ask_for(Release(workspace, PARAMS, who="me"), "toy", third.version, reason="now")
+    done = request_promotion(Release(workspace, PARAMS, who="me"), "toy", third.version, reason="now")
     assert artifact_of(workspace) == third.artifact_id
     assert done.away is None
 
@@ -308,7 +308,7 @@ def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):
     promoted(workspace, 0.3)
     bad = promoted(workspace, 0.4)
     rollback(Release(workspace, PARAMS), "toy")
-    done = ask_for(Release(workspace, PARAMS, who="me"), "toy", bad.version, reason="it was the feed")
+    done = request_promotion(Release(workspace, PARAMS, who="me"), "toy", bad.version, reason="it was the feed")
     assert artifact_of(workspace) == bad.artifact_id
     assert done.promoted == done.active
     last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]

@@ -248,7 +248,7 @@ def test_f14_a_sound_version_that_triton_cannot_load(workspace: Workspace, param
         status = CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"])
         assert json.loads(status.stdout)["models"]["lob"]["faults"].keys() == {str(bad)}
     assert [event.version for event in events if event.kind is EventKind.SKIPPED] == [bad]
-    [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.INTEGRITY_ERROR]
     assert (entry.model, entry.version_to) == ("lob", bad)
     assert "Triton cannot load it" in entry.reason
 

@@ -277,7 +277,7 @@ def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params,
         assert {Path(one["place"]).name for one in status["findings"] if one["kind"] == "foreign"} == foreign
     assert {event.version for event in events if event.kind is EventKind.SKIPPED} == faulty
     # Once, however often the server starts.
-    journaled = [entry for entry in journal.read(workspace.journal) if entry.action == journal.FAULTY]
+    journaled = [entry for entry in journal.read(workspace.journal) if entry.action == journal.INTEGRITY_ERROR]
     assert sorted(one.version_to for one in journaled if one.version_to) == sorted(faulty)
     assert sorted(one.reason.split(": ")[0].rpartition("/")[2] for one in journaled if not one.version_to) == sorted(
         foreign

@@ -39,6 +39,6 @@ def test_what_a_day_repeats_is_left_out() -> None:
 def test_the_account_adds_up() -> None:
     a = account(simulate(5, 20).events)
     assert a.records == a.kept == a.depth_messages + a.tickers + a.trades + a.snapshots
-    assert (a.set_aside, a.faults, a.crossed, a.segments) == ({}, {}, 0, 1)
+    assert (a.quarantined, a.faults, a.crossed, a.segments) == ({}, {}, 0, 1)
     assert 19 < a.seconds < 21
     assert a.mid_changes > 0

@@ -136,7 +136,7 @@ def test_the_quarantine_names_what_was_quarantined(tmp_path: Path) -> None:
     ingested = store.ingest(lambda listing: open_captures([path], None, listing))
     (listing,) = (tmp_path / "market").rglob("*.quarantine.csv")
     frame = pl.read_csv(listing)
-    assert frame.height == sum(ingested.accounting.set_aside.values())
+    assert frame.height == sum(ingested.accounting.quarantined.values())
     assert ingested.accounting.records == ingested.accounting.kept + frame.height
     assert set(frame["file"]) == {"a, b.gz"}
     quarantined = {(line, reason) for line, reason in frame.select("line", "reason").rows()}
@@ -252,4 +252,4 @@ def test_all_recorded_sessions_of_an_exchange_at_once(tmp_path: Path, recorded: 
     files = [recorded / "binance" / name for name in spot.sources]
     assert fingerprint(read_captures(files)) == spot.fingerprint
     for entry in ingested.done.values():
-        assert entry.accounting.records == entry.accounting.kept + sum(entry.accounting.set_aside.values())
+        assert entry.accounting.records == entry.accounting.kept + sum(entry.accounting.quarantined.values())

@@ -161,7 +161,7 @@ def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too
             fallback=fallbacks.get,
             since_ns=START_NS,
             now_ns=START_NS + 900 * S,
-            has_learnt=learnt.__contains__,
+            was_trained_on=learnt.__contains__,
         )
 
     assert judged({"simulator:SIM": 1}, ["simulator:OTHER"]) is None

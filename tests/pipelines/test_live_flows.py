@@ -334,7 +334,7 @@ def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace)
     promoted(workspace, 0.3)
     repository = Repository.of(workspace)
     active = repository.verify("toy", repository.active("toy"))
-    back = RolledBack(model="toy", version_from=None, version_to=active.version + 1, set_aside=())
+    back = RolledBack(model="toy", version_from=None, version_to=active.version + 1, quarantined=())
     alert.fn(workspace, params(workspace), active, 1, verdict(ROLL_BACK), back, LIVE)
     assert alerts.firing(workspace) == []
 

@@ -125,7 +125,7 @@ def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, e
         every = Rows(RAW, ROWS, TIMES, MIDS, SEGMENTS, np.ones(len(ROWS), bool))
         stream.prime(every.slice(0, PRIMED))
         gated = [answer for at in range(PRIMED, COUNT, 50) for answer in stream.ask(every.slice(at, at + 50))]
-        assert stream.not_learnt is None
+        assert stream.not_trained is None
     np.testing.assert_allclose(
         probabilities([answer.prediction for answer in gated]), probabilities(expected), atol=1e-6
     )
@@ -142,7 +142,7 @@ def test_a_model_is_not_opened_for_an_instrument_that_it_was_not_trained_on(work
         workspace, params, other, transport="inprocess", guard=False, allow_other_instrument=True
     ) as stream:
         gated = through(stream)
-        assert stream.not_learnt.endswith(f"was trained on simulator:SIM, not {other}")
+        assert stream.not_trained.endswith(f"was trained on simulator:SIM, not {other}")
     assert {(answer.actionable, answer.abstain) for answer in gated} == {((False, False), Abstain.OTHER_INSTRUMENT)}
     assert all(answer.prediction.probabilities is not None for answer in gated)
     assert stream.recorded.logged == COUNT - PRIMED

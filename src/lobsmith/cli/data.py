@@ -143,7 +143,7 @@ def ingest(
     else:
         for name, entry in ingested.done.items():
             account, instrument = entry.accounting, entry.instrument
-            lost = ", ".join(f"{count:,} {reason}" for reason, count in account.set_aside.items()) or "none"
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in account.quarantined.items()) or "none"
             results.print(
                 f"{name}  {account.records:,} records: {account.kept:,} kept, quarantined: {lost}", soft_wrap=True
             )

@@ -169,7 +169,7 @@ def _show(
     dataset: "Dataset",
     measured: "dict[str, ReplayResult]",
 ) -> None:
-    from lobsmith.evaluation.baselines import rivals
+    from lobsmith.evaluation.baselines import predict_baselines
     from lobsmith.evaluation.results import MODEL
     from lobsmith.models.training_data import parts_of
     from lobsmith.trading.replay import replayed_rows, score
@@ -179,7 +179,7 @@ def _show(
     rows = replayed_rows(dataset, int(parts[0].split.test[0]), _ROWS["grpc"])
     # Baselines on the replayed rows, trained again in a second each.
     metrics = {MODEL: served.scores}
-    for name, probabilities in rivals(parts, params, dataset, rows).items():
+    for name, probabilities in predict_baselines(parts, params, dataset, rows).items():
         metrics[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
     table = Table(title=f"{dataset.instrument}: {served.rows:,} held-out rows through Triton over gRPC")
     table.add_column("predictor")

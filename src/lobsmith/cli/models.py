@@ -125,7 +125,7 @@ def promote(
     from lobsmith.release.context import Release
     from lobsmith.release.publish.promote import promotion_plan
     from lobsmith.release.reconcile.artifact_source import source_of
-    from lobsmith.release.reconcile.requests import ask_for, registered_of
+    from lobsmith.release.reconcile.requests import registered_of, request_promotion
     from lobsmith.serving.running import running_server
 
     params = _params(workspace, model, settings)
@@ -143,7 +143,7 @@ def promote(
             sys.exit(1)
         return
     server = running_server(workspace, params)
-    outcome = ask_for(Release(workspace, params, server), name, registered.version, reason=reason)
+    outcome = request_promotion(Release(workspace, params, server), name, registered.version, reason=reason)
     if outcome.away is not None:
         raise RegistryError(f"{outcome.away}; {name} {outcome.active} goes on serving")
     refusal = outcome.refused.get("champion")

@@ -116,8 +116,8 @@ def replay(
         print_json(measured)
     else:
         results.print(_table(transport, measured))
-        if measured.not_learnt is not None:
-            results.print(f"[red]not trained on[/red] {measured.not_learnt}; no row is actionable", soft_wrap=True)
+        if measured.not_trained is not None:
+            results.print(f"[red]not trained on[/red] {measured.not_trained}; no row is actionable", soft_wrap=True)
         if measured.reasons:
             results.print(f"without an answer: {measured.reasons}")
         if measured.recorded is not None:

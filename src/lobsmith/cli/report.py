@@ -56,9 +56,9 @@ def evaluation(
     params = load_params(workspace.params, overrides(settings))
     evaluations: list[Evaluation]
     if files:
-        from lobsmith.stages.protocols import across_days, with_rivals, within_sessions
+        from lobsmith.stages.protocols import across_days, with_baselines, within_sessions
 
-        params = with_rivals(
+        params = with_baselines(
             params,
             tuple(filter(None, rivals.split(","))) or params.evaluation.rivals,
             tuple(_numbers(seeds)) or params.evaluation.seeds,

@@ -72,7 +72,7 @@ def report_shadow(
             active=active,
             fallback=fallback_of,
             now_ns=clock.now_ns(),
-            has_learnt=manifest.has_learnt,
+            was_trained_on=manifest.was_trained_on,
             **selection,
         )
     else:

@@ -181,7 +181,7 @@ def _waiting_reason(workspace: Workspace, model: str) -> str | None:
         decision = unopposed(workspace, load_params(workspace.params), active, challenger, now_ns=clock.now_ns())
         if decision is not None:
             return f"{decision.reason}; the shadow flow makes it the champion" if decision.promote else decision.reason
-    refused = [instrument for instrument in waiting(workspace, model) if not active.has_learnt(instrument)]
+    refused = [instrument for instrument in waiting(workspace, model) if not active.was_trained_on(instrument)]
     if not refused:
         return None
     return f"{', '.join(refused)}: clients wait, {model} {version} was not trained on it; a retrain on it is needed"

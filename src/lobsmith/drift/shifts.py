@@ -9,7 +9,7 @@ import numpy.typing as npt
 from lobsmith.drift.verdict import FeatureShift
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.online.answers import Answers
-from lobsmith.online.evidence import answered, judged_horizons, losses
+from lobsmith.online.evidence import answered, compared_horizons, losses
 
 Float64 = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.float32] | npt.NDArray[np.float64]
@@ -163,7 +163,7 @@ def direction_counts(answers: Answers) -> Float64:
 
 def excess_over(counts: Float64, recent: Answers, longest_ms: int) -> tuple[float, int] | None:
     """As `excess_loss`, from the reference's `direction_counts` alone."""
-    horizons = judged_horizons(recent.horizons_ms, longest_ms)
+    horizons = compared_horizons(recent.horizons_ms, longest_ms)
     loss, known = losses(recent, horizons)
     if not known.any() or not counts[horizons].sum(axis=1).all():
         return None

@@ -50,7 +50,7 @@ def with_seed(params: Params, seed: int) -> Params:
     return msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, seed=seed))
 
 
-def rivals(
+def predict_baselines(
     parts: Sequence[Part],
     params: Params,
     dataset: Dataset,

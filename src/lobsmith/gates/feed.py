@@ -12,7 +12,7 @@ from lobsmith.verdict import Verdict
 _EXTREMES = (0.001, 0.999)
 
 
-def judge_feed(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
+def feed_verdict(known: RawRows, new: RawRows, *, limit: float) -> Verdict:
     """Compare the newest rows of a training window with the rows that the active version was trained on.
 
     A feature is out of bounds where its median lies beyond the 0.1st or 99.9th percentile of the known rows by more

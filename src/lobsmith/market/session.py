@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith.market.capture_reader import Batch
 from lobsmith.market.events import CLEAR, DTYPES, END, GAP, LEVEL, RESTATED, TICKER, TRADE, Events
@@ -20,7 +20,7 @@ from lobsmith.units import NS_PER_S
 
 
 class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What became of every record: `records == kept + sum(set_aside.values())`.
+    """What became of every record: `records == kept + sum(quarantined.values())`.
 
     `depth_messages`, `tickers`, `trades` and `snapshots` include quarantined messages.
     """
@@ -28,7 +28,7 @@ class Accounting(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     records: int
     """Lines of the files; messages of a simulation."""
     kept: int
-    set_aside: dict[str, int]
+    quarantined: dict[str, int] = field(name="set_aside")
     """By `QuarantineReason`."""
     faults: dict[str, int]
     """Incidents by name, each counted once."""
@@ -102,7 +102,7 @@ def close_account(ledger: Ledger, screen: Screen, level_updates: int) -> Account
     return Accounting(
         records=ledger.records,
         kept=ledger.records - sum(quarantined.values()),
-        set_aside=quarantined,
+        quarantined=quarantined,
         faults={str(name): count for name, count in sorted(ledger.faults.items())},
         depth_messages=ledger.depth_messages,
         tickers=ledger.tickers,

@@ -91,7 +91,7 @@ def evaluate_active(
     now_ns: int,
     sources: Sources = LIVE,
     instrument: str | None = None,
-    has_learnt: Callable[[str], bool] = lambda _instrument: True,
+    was_trained_on: Callable[[str], bool] = lambda _instrument: True,
 ) -> LiveEvaluation | None:
     """Compare the active version with its fallback; None where no row of a trained instrument was put to it.
 
@@ -108,7 +108,7 @@ def evaluate_active(
     epoch, start_ns = epoch_at(since_ns, now_ns, params.rollback.watch_s)
 
     def evaluate(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
-        if not has_learnt(about):
+        if not was_trained_on(about):
             return None
         # Primary role only: mirrored rows, from before a rollback, are answered in chunks and wait.
         primary = answers(log, model, active, since_ns=start_ns, sessions=sessions, role=Role.PRIMARY, overlaps=False)

@@ -12,7 +12,7 @@ from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.report.svg import ACCENT, BAD, GOOD, INK, MUTED, svg
 from lobsmith.online.answers import Answers, Compared
 from lobsmith.online.e_values import log_capital, predictable_bounds
-from lobsmith.online.evidence import LiveVerdict, compared_blocks, judged_horizons, losses
+from lobsmith.online.evidence import LiveVerdict, compared_blocks, compared_horizons, losses
 from lobsmith.params import PairedParams
 
 _TEMPLATE = "shadow.html.jinja"
@@ -71,7 +71,7 @@ def _blocks(compared: Compared, paired: PairedParams, margin: float) -> tuple[Fl
 
 
 def _rows(compared: Compared, paired: PairedParams) -> list[Row]:
-    judged = judged_horizons(compared.first.horizons_ms, paired.longest_ms)
+    judged = compared_horizons(compared.first.horizons_ms, paired.longest_ms)
     return [_row(compared, h, judged=h in judged) for h in range(len(compared.first.horizons_ms))]
 
 

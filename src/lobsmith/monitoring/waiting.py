@@ -84,10 +84,10 @@ def unopposed(
     wanted = sorted(
         instrument
         for instrument in open_for | set(waiting(workspace, active.model))
-        if candidate.has_learnt(instrument) and not active.has_learnt(instrument)
+        if candidate.was_trained_on(instrument) and not active.was_trained_on(instrument)
     )
-    served = sorted(instrument for instrument in open_for if active.has_learnt(instrument))
-    if not wanted or any(map(candidate.has_learnt, served)):
+    served = sorted(instrument for instrument in open_for if active.was_trained_on(instrument))
+    if not wanted or any(map(candidate.was_trained_on, served)):
         return None
     asked, connected = ", ".join(wanted), ", ".join(served)
     if served:

@@ -29,7 +29,7 @@ from lobsmith.online.evidence import (
     answered,
     check_order,
     compare_latency,
-    judged_horizons,
+    compared_horizons,
     losses,
     summarise,
     too_slow,
@@ -128,7 +128,7 @@ def evaluate_ab(first: Answers, second: Answers, params: ShadowParams, paired: P
         raise GateError(f"{second.model} {second.version} has other horizons than {first.model} {first.version}")
     for answers in (first, second):
         check_order(answers)
-    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
+    horizons = compared_horizons(first.horizons_ms, paired.longest_ms)
     (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
     split = split_blocks(
         np.concatenate([loss_first[known_first], loss_second[known_second]]),

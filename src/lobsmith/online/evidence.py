@@ -56,7 +56,7 @@ def check_order(answers: Answers) -> None:
         )
 
 
-def judged_horizons(horizons_ms: tuple[int, ...], longest_ms: int) -> list[int]:
+def compared_horizons(horizons_ms: tuple[int, ...], longest_ms: int) -> list[int]:
     """Return the indices of the horizons up to the longest; of the shortest where all are longer."""
     chosen = [i for i, horizon in enumerate(horizons_ms) if horizon <= longest_ms]
     return chosen or [int(np.argmin(horizons_ms))]
@@ -124,7 +124,7 @@ def compared_blocks(
     """
     check_same_rows(compared)
     first, second = compared.first, compared.second
-    horizons = judged_horizons(first.horizons_ms, paired.longest_ms)
+    horizons = compared_horizons(first.horizons_ms, paired.longest_ms)
     (loss_first, known_first), (loss_second, known_second) = losses(first, horizons), losses(second, horizons)
     known = known_first & known_second
     blocks = paired_blocks(

@@ -17,7 +17,7 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.drift import REFERENCE, SCORE
 from lobsmith.errors import DataError, ReleaseError, TrainingError
 from lobsmith.evaluation.assess import assess
-from lobsmith.evaluation.baselines import mean_outlook, rivals
+from lobsmith.evaluation.baselines import mean_outlook, predict_baselines
 from lobsmith.evaluation.results import MODEL as PREDICTOR
 from lobsmith.evaluation.results import flat_metrics
 from lobsmith.evaluation.stream import stream_predictions
@@ -359,6 +359,9 @@ def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[st
     settings = structs.replace(params.evaluation, rivals=(), seeds=())
     dataset, rows = parts[0].dataset, parts[0].split.test
     alone = structs.replace(params, evaluation=settings)
-    predictions = {PREDICTOR: stream_predictions(model, dataset, rows)[0], **rivals(parts, alone, dataset, rows)}
+    predictions = {
+        PREDICTOR: stream_predictions(model, dataset, rows)[0],
+        **predict_baselines(parts, alone, dataset, rows),
+    }
     results = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
     return flat_metrics(results.scores, results.calibration)

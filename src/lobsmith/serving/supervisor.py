@@ -14,7 +14,7 @@ import msgspec
 
 from lobsmith.errors import LobsmithError, ServingError
 from lobsmith.params import Params, ServingParams
-from lobsmith.release.audit.incidents import journal_misplaced
+from lobsmith.release.audit.incidents import journal_foreign
 from lobsmith.release.repository.incidents import journal_integrity_errors
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import may_produce
@@ -176,7 +176,7 @@ def _load_all(
         Why Triton must be restarted, None where it need not.
     """
     try:
-        journal_misplaced(workspace, who="supervisor")
+        journal_foreign(workspace, who="supervisor")
     except LobsmithError as error:
         on_event(ServeEvent(EventKind.FAILED, str(error)))
     # Production models first: a load that hangs must not delay them.

@@ -79,7 +79,7 @@ def engine_source(network: Path, precision: str) -> Path:
     return source
 
 
-def judge_plans(params: Params, directory: Path, summary: Compressed, model: StatefulModel) -> tuple[Verdict, ...]:
+def plan_verdicts(params: Params, directory: Path, summary: Compressed, model: StatefulModel) -> tuple[Verdict, ...]:
     """Return the verdicts on an engine: parity with PyTorch, and its losses on the test rows within the candidates'
     budget.
 

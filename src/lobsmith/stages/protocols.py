@@ -89,7 +89,7 @@ def _run(
     return evaluate_model(params, parts, held_out, trained, model, directory, protocol=protocol, on_train=on_predictor)
 
 
-def with_rivals(params: Params, rivals: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
+def with_baselines(params: Params, rivals: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
     """Return the parameters with other baselines and seeds.
 
     Raises:

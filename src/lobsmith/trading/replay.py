@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
@@ -58,7 +59,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
         scores: quality by horizon.
         recorded: None where nothing was recorded.
         acting: None without a guard.
-        not_learnt: see `Stream.not_learnt`.
+        not_learnt: see `Stream.not_trained`.
     """
 
     rows: int
@@ -69,7 +70,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
     latency_us: dict[str, float]
     recorded: Recorded | None = None
     acting: ActionSummary | None = None
-    not_learnt: str | None = None
+    not_trained: str | None = msgspec.field(default=None, name="not_learnt")
 
 
 def replay(
@@ -128,7 +129,7 @@ def replay(
             if answered.any()
         },
         acting=None if stream.guard is None else answers.acting(),
-        not_learnt=stream.not_learnt,
+        not_trained=stream.not_trained,
     )
 
 

@@ -9,7 +9,7 @@ from lobsmith.features.definitions import COUNT, definitions_sha256
 from lobsmith.features.stream import Rows
 from lobsmith.monitoring.log.writer import Source
 from lobsmith.params import Params
-from lobsmith.trading.client.ab import SplitClient
+from lobsmith.trading.client.ab import AbClient
 from lobsmith.trading.client.stream import Client, Float32, Prediction, StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
@@ -98,7 +98,7 @@ class Stream:
         return gated
 
     @property
-    def not_learnt(self) -> str | None:
+    def not_trained(self) -> str | None:
         """One line where the version was not trained on the instrument, else None."""
         return self._instruments.fault
 
@@ -232,7 +232,7 @@ def open_stream(
         client: Client[Prediction]
         if ab:
             shadow = params.shadow
-            client = SplitClient(
+            client = AbClient(
                 connection,
                 name,
                 params.client,

@@ -59,7 +59,7 @@ def test_moved_lines_read_as_a_consistent_capture_of_another_time(recorded: Path
     before, after = read_captures([recorded]), read_captures([write(tmp_path / "moved", feed.lines())])
     assert (feed.instrument, after.instrument) == (SIMULATED, SIMULATED)
     assert {"stale", "negative latency"} <= after.accounting.faults.keys()
-    for name in ("records", "kept", "set_aside", "faults", "segments", "missing_trades", "clock_offset_ns"):
+    for name in ("records", "kept", "quarantined", "faults", "segments", "missing_trades", "clock_offset_ns"):
         assert getattr(after.accounting, name) == getattr(before.accounting, name), name
     for name in ("exchange_time", "local_time"):
         was, now = getattr(before.events, name), getattr(after.events, name)
@@ -78,7 +78,7 @@ def test_a_loop_begins_again_after_a_gap_and_loses_no_trade(recorded: Path, tmp_
     assert times[once.records + 1] - times[once.records] >= LAP_NS - NS_PER_MS
     twice = read_captures([write(tmp_path / "laps", played)]).accounting
     assert (twice.trades, twice.segments) == (2 * once.trades, 2 * once.segments)
-    assert sum(twice.set_aside.values()) == 2 * sum(once.set_aside.values()) + 1
+    assert sum(twice.quarantined.values()) == 2 * sum(once.quarantined.values()) + 1
 
 
 def test_a_simulated_market_goes_on_as_the_simulated_session(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_simulated_market_goes_on_as_the_simulated_session(tmp_path: Path) -> 
     session = simulate(5, SECONDS, changes=[changed])
     played = list(itertools.islice(feed.lines(), session.accounting.records))
     back = read_captures([write(tmp_path / "simulated", played)])
-    assert (back.instrument, back.accounting.set_aside) == (SIMULATED, {})
+    assert (back.instrument, back.accounting.quarantined) == (SIMULATED, {})
     for name in ("kind", "side", "flags", "price", "size"):
         np.testing.assert_array_equal(getattr(back.events, name), getattr(session.events, name))
     np.testing.assert_array_equal(back.events.local_time - session.events.local_time, feed.shift_ns)

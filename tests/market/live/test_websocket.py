@@ -64,7 +64,7 @@ def capture(
 def captured_session(summary: Summary) -> Session:
     session = read_captures([Path(path) for path in summary.files])
     account = session.accounting
-    assert account.records == account.kept + sum(account.set_aside.values())
+    assert account.records == account.kept + sum(account.quarantined.values())
     return session
 
 

@@ -96,9 +96,9 @@ def read(folder: Path, lines: list[bytes]) -> Read:
         feed = open_captures([path], None, listing)
         events = concatenate([without_restated(part) for part in feed])
         account = feed.accounting()
-    assert account.records == len(lines) == account.kept + sum(account.set_aside.values())
+    assert account.records == len(lines) == account.kept + sum(account.quarantined.values())
     table = pl.read_csv(folder / "quarantine.csv", schema_overrides={"line": pl.Int64})
-    assert table.height == sum(account.set_aside.values())
+    assert table.height == sum(account.quarantined.values())
     quarantined = sorted(zip((table["line"] - 1).to_list(), table["reason"].to_list(), strict=True))
     return Read(feed.instrument, events, account, quarantined)
 
@@ -153,7 +153,7 @@ def assert_confined(clean: Read, place: Place) -> Confined:
 def assert_quarantined(faulty: Read, clean: Read, reason: str, wrong: list[int]) -> None:
     """These lines are quarantined, and nothing else that the clean session keeps."""
     assert faulty.quarantined_lines(reason) == wrong
-    assert Counter(faulty.account.set_aside) == Counter(clean.account.set_aside) + Counter({reason: len(wrong)})
+    assert Counter(faulty.account.quarantined) == Counter(clean.account.quarantined) + Counter({reason: len(wrong)})
 
 
 def stamp(lines: list[bytes], n: int) -> int:
@@ -188,7 +188,7 @@ def test_a_gap_ends_the_segment_until_a_snapshot(
 def test_a_gap_without_a_snapshot_loses_the_rest_and_says_so(tmp_path: Path, lines: list[bytes], place: Place) -> None:
     faulty = read(tmp_path, inject.gap(lines, place.at).lines)
     assert faulty.account.faults == {"gap": 1}
-    assert faulty.account.set_aside["gap"] > place.lost_tickers
+    assert faulty.account.quarantined["gap"] > place.lost_tickers
     assert faulty.events.kind[-1] in (GAP, 3)
 
 
@@ -208,7 +208,7 @@ def test_swapped_depth_messages_are_put_back(
     injected = inject.reorder(lines, place.at)
     faulty = read(tmp_path, injected.lines)
     assert faulty.account.faults == {"out of order": 1}
-    assert faulty.account.set_aside == clean.account.set_aside
+    assert faulty.account.quarantined == clean.account.quarantined
     assert_confined(faulty, stamp(lines, injected.wrong[0]), stamp(lines, injected.wrong[1]) + 1, 1)
 
 
@@ -268,7 +268,7 @@ def test_a_silence_ends_the_segment_and_costs_nothing(
 ) -> None:
     faulty = read(tmp_path, inject.silence(lines, place.at, 30.0).lines)
     assert faulty.account.faults == {"stale": 1}
-    assert faulty.account.set_aside == clean.account.set_aside
+    assert faulty.account.quarantined == clean.account.quarantined
     assert_confined(faulty, stamp(lines, place.at), stamp(lines, place.at) + 1, 2)
 
 

@@ -80,14 +80,14 @@ def test_an_event_after_its_own_deletion_is_quarantined(tmp_path: Path, event: s
     lines = [order(3, "deleted", 7, 0, "120.00", "1.0"), order(4, event, 7, 0, "120.00", "1.0")]
     session = read(tmp_path / "log", *OPENING, *lines)
     assert rows(session) == BEGUN
-    assert session.accounting.set_aside["out of order"] == session.accounting.faults["out of order"] == 1
+    assert session.accounting.quarantined["out of order"] == session.accounting.faults["out of order"] == 1
 
 
 def test_the_book_begins_where_it_agrees_with_the_venue(tmp_path: Path) -> None:
     lines = [OPENING[0], book(1, [("99.00", "1")], [("100.10", "1")]), *OPENING[1:]]
     session = read(tmp_path / "log", *lines)
     assert rows(session) == BEGUN
-    assert session.accounting.set_aside == {"before the snapshot": 2, "snapshot used as a check": 2}
+    assert session.accounting.quarantined == {"before the snapshot": 2, "snapshot used as a check": 2}
 
 
 def test_a_book_that_keeps_disagreeing_ends_its_segment(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_the_orders_file(tmp_path: Path) -> None:
     session = read(tmp_path / "orders.csv", header, *lines)
     assert rows(session) == [(CLEAR, 0, 0, 0.0), *BEGUN[1:], (LEVEL, -1, 10010, 0.0)]
     assert session.accounting.records == 4
-    assert session.accounting.set_aside == {"out of order": 1}
+    assert session.accounting.quarantined == {"out of order": 1}
     with pytest.raises(CaptureError, match=r"orders\.csv:3: "):
         read(tmp_path / "orders.csv", header, lines[0], lines[1].replace("ask", "left"))
 
@@ -222,7 +222,7 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(day: Day, recorded: P
         4_251,
         29_992,
     )
-    assert account.records == account.kept + sum(account.set_aside.values())
+    assert account.records == account.kept + sum(account.quarantined.values())
     assert "disagrees with the venue" not in account.faults
     quarantined = pl.read_csv(day.quarantine)
     late = set(quarantined.filter(pl.col("reason") == "out of order")["line"])
@@ -238,5 +238,5 @@ def test_the_recorded_day_agrees_with_the_venues_snapshots(day: Day, recorded: P
 def test_both_recorded_files_hold_the_same_orders(day: Day, recorded: Path) -> None:
     orders = read_captures([recorded / "bitstamp" / "btcusd-20150501-orders.csv.bz2"])
     assert orders.accounting.depth_messages == day.account.depth_messages
-    assert orders.accounting.set_aside == {"out of order": len(LATE_CREATED + LATE_CHANGED)}
+    assert orders.accounting.quarantined == {"out of order": len(LATE_CREATED + LATE_CHANGED)}
     assert (day.aggressors != 0).mean() > 0.9

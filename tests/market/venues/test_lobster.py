@@ -98,7 +98,7 @@ def test_a_halt_ends_the_segment(tmp_path: Path) -> None:
     session = read_captures([write(tmp_path, messages, books)])
     assert rows(session) == [*BEGUN, (GAP, 0, 0, 0.0), *BEGUN, (LEVEL, 1, 11850, 210.0)]
     assert session.accounting.faults == {"trading halt": 1}
-    assert session.accounting.set_aside == {"trading halt": 1}
+    assert session.accounting.quarantined == {"trading halt": 1}
 
 
 def test_a_line_within_a_halt_is_set_aside_once(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_line_within_a_halt_is_set_aside_once(tmp_path: Path) -> None:
     ]
     session = read_captures([write(tmp_path, messages, [FIRST] * 6)])
     assert rows(session) == [*BEGUN, (GAP, 0, 0, 0.0), *BEGUN]
-    assert session.accounting.set_aside == {"trading halt": 3}
+    assert session.accounting.quarantined == {"trading halt": 3}
     assert (session.accounting.kept, session.accounting.faults) == (3, {"trading halt": 1})
 
 
@@ -156,7 +156,7 @@ def test_a_file_may_begin_with_an_auction(tmp_path: Path) -> None:
     messages = ["34200.0,6,-1,5000,1186600,-1", "34200.1,1,6,100,1186600,-1"]
     session = read_captures([write(tmp_path, messages, [FIRST] * 2)])
     assert rows(session) == BEGUN
-    assert session.accounting.set_aside == {"trade outside the book": 1}
+    assert session.accounting.quarantined == {"trade outside the book": 1}
 
 
 LADDER = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 3)), max_size=3, unique_by=lambda level: level[0])
@@ -199,7 +199,7 @@ def test_what_is_no_trade_of_the_book_is_quarantined(tmp_path: Path) -> None:
     messages = ["34200.0,1,6,100,1186600,-1", "34201.0,6,0,50,1186000,-1", "34202.0,5,0,50,1186050,-1"]
     session = read_captures([write(tmp_path, messages, [FIRST] * 3)])
     assert rows(session) == BEGUN
-    assert session.accounting.set_aside == {"trade outside the book": 2}
+    assert session.accounting.quarantined == {"trade outside the book": 2}
 
 
 @pytest.mark.parametrize(

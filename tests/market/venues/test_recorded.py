@@ -30,9 +30,9 @@ def test_every_message_is_accounted_for(
     assert session.instrument.tick_size == tick
     assert (account.depth_messages, account.trades) == (depth, trades)
     assert (account.sequence_breaks, account.crossed, account.segments, account.snapshots) == (0, 0, 1, 1)
-    assert account.records == account.kept + sum(account.set_aside.values())
+    assert account.records == account.kept + sum(account.quarantined.values())
     assert account.records == depth + trades + account.tickers + account.snapshots
-    assert sum(account.set_aside.values()) < 100
+    assert sum(account.quarantined.values()) < 100
     assert (account.faults, account.missing_trades) == ({}, 0)
     assert (np.diff(events.local_time) >= 0).all()
     assert account.seconds == pytest.approx(seconds, abs=1)

@@ -94,7 +94,7 @@ def test_incremental_book(tmp_path: Path, name: str, lines: list[str], expected:
     assert session.instrument.tick_size == 0.5
     assert rows(session) == BEGUN + expected
     account = session.accounting
-    assert account.set_aside == {"before the snapshot": 1}
+    assert account.quarantined == {"before the snapshot": 1}
     assert account.records == len(OPENING) + len(lines)
     assert account.faults == ({"reconnect": 1} if (GAP, 0, 0, 0.0) in expected else {})
     assert session.events.local_time[0] == (T0 + 1500) * 1000
@@ -127,7 +127,7 @@ def test_trades_are_merged_by_local_time(tmp_path: Path) -> None:
         (TRADE, 0, 12849, 6.0),
         (LEVEL, 1, 12848, 2.0),
     ]
-    assert session.accounting.set_aside == {"before the snapshot": 1, "trade of price or size 0": 1}
+    assert session.accounting.quarantined == {"before the snapshot": 1, "trade of price or size 0": 1}
 
 
 def test_days_in_order_are_one_stream(tmp_path: Path) -> None:

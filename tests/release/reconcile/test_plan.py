@@ -206,7 +206,7 @@ def test_the_journal_says_what_was_taken_back() -> None:
     lines += [line(journal.ROLLED_BACK, 3, 2), line(journal.ROLLED_BACK, 2, 1)]
     assert taken_back(lines, "lob") == {"b", "c"}
     assert taken_back(lines, "other") == set()
-    lines += [line(journal.SETTLED, None, None)]
+    lines += [line(journal.ROLLBACK_ACKNOWLEDGED, None, None)]
     assert taken_back(lines, "lob") == set()
     assert taken_back([*lines, line(journal.PROMOTED, 1, 5, "c")], "lob") == set()
     assert taken_back([*lines, line(journal.PROMOTED, 1, 5, "c"), line(journal.ROLLED_BACK, 5, 1)], "lob") == {"c"}

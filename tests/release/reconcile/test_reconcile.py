@@ -203,7 +203,7 @@ def test_after_a_rollback_the_alias_goes_back_and_a_new_request_counts(workspace
     assert (wanted(workspace, "toy").champion.version, outcome.promoted) == (good.version, None)
     assert artifact_of(repository) == good.artifact_id
     assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
-    assert actions(workspace)[-2:] == [journal.ROLLED_BACK, journal.SETTLED]
+    assert actions(workspace)[-2:] == [journal.ROLLED_BACK, journal.ROLLBACK_ACKNOWLEDGED]
     wish(workspace, CHAMPION, bad)
     again = reconcile_fully(workspace, server)
     assert artifact_of(repository) == bad.artifact_id
@@ -218,7 +218,7 @@ def test_an_alias_moved_by_another_client_completes_the_rollback_too(workspace, 
     wish(workspace, CHAMPION, third)
     reconcile_fully(workspace)
     assert artifact_of(repository) == third.artifact_id
-    assert journal.SETTLED in actions(workspace)
+    assert journal.ROLLBACK_ACKNOWLEDGED in actions(workspace)
     wish(workspace, CHAMPION, bad)
     reconcile_fully(workspace)
     assert artifact_of(repository) == bad.artifact_id

@@ -6,7 +6,7 @@ from lobsmith.online.evidence import PROMOTE, REJECT
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.reconcile.requests import register_challenger
-from lobsmith.release.reconcile.shadow_pair import Pair, move_aliases, pair_of
+from lobsmith.release.reconcile.shadow_pair import Pair, apply_decision, pair_of
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, tag, wanted
 from lobsmith.release.registry.runs import RunRef
 from tests.release import toy
@@ -37,18 +37,18 @@ def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
 
     # A retrain ends while the old candidate is evaluated: the new challenger keeps its alias.
     second = challenged(workspace, 0.5)
-    assert not move_aliases(workspace, PARAMS, "toy", pair, verdict(REJECT))
+    assert not apply_decision(workspace, PARAMS, "toy", pair, verdict(REJECT))
     assert wanted(workspace, "toy").challenger.version == second.version
 
     # Another promotion is requested meanwhile: the verdict does not overrule it.
     pair = pair_of(workspace, "toy")
     wish(workspace, CHAMPION, first)
-    assert not move_aliases(workspace, PARAMS, "toy", pair, verdict(PROMOTE))
+    assert not apply_decision(workspace, PARAMS, "toy", pair, verdict(PROMOTE))
     assert wanted(workspace, "toy").champion.version == first.version
     assert pair_of(workspace, "toy") == "the champion is not what serves; reconcile first"
 
     reconcile(Release(workspace, PARAMS), "toy")
-    assert move_aliases(workspace, PARAMS, "toy", pair_of(workspace, "toy"), verdict(PROMOTE))
+    assert apply_decision(workspace, PARAMS, "toy", pair_of(workspace, "toy"), verdict(PROMOTE))
     assert wanted(workspace, "toy").champion.version == second.version
 
 
@@ -62,7 +62,7 @@ def test_a_registration_that_is_killed_leaves_no_window_that_counts_as_trained(w
     def die(*_):
         raise Killed
 
-    for name in ("request", "note_serving"):
+    for name in ("request", "tag_status"):
         run, made = RunRef(version.run_id, "", version.version), toy.artifact(workspace.root / "run")
         with monkeypatch.context() as patch:
             patch.setattr(f"lobsmith.release.reconcile.requests.{name}", die)

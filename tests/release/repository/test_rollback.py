@@ -29,7 +29,7 @@ def damage(repository, version):
     (repository.directory("toy", version) / "model.onnx").write_bytes(b"")
 
 
-def set_aside(workspace):
+def quarantined(workspace):
     return sorted(path.name.rsplit("-", 1)[0] for path in workspace.quarantine.iterdir())
 
 
@@ -38,10 +38,10 @@ def test_the_version_before_answers_and_the_bad_one_is_quarantined(workspace, re
     steps = []
     release = Release(workspace, PARAMS, server, "the monitor", steps.append)
     outcome = rollback(release, "toy", reason="accuracy", verdicts=(toy.REFUSED,))
-    assert (outcome.version_from, outcome.version_to, outcome.set_aside) == (third, second, (third,))
+    assert (outcome.version_from, outcome.version_to, outcome.quarantined) == (third, second, (third,))
     assert tuple(steps) == PROCEDURES["rollback"]
     assert repository.listed("toy") == repository.versions("toy") == server.loaded["toy"] == [first, second]
-    assert set_aside(workspace) == [f"toy-{third}"]
+    assert quarantined(workspace) == [f"toy-{third}"]
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_from, entry.version_to) == ("rolled back", third, second)
     assert (entry.who, entry.reason, entry.verdicts) == ("the monitor", "accuracy", (toy.REFUSED,))
@@ -50,9 +50,9 @@ def test_the_version_before_answers_and_the_bad_one_is_quarantined(workspace, re
 def test_a_named_version_takes_back_all_above_it(workspace, repository, server):
     first, second, third = repository.listed("toy")
     outcome = rollback(Release(workspace, PARAMS, server), "toy", to=first)
-    assert outcome.set_aside == (second, third)
+    assert outcome.quarantined == (second, third)
     assert repository.versions("toy") == [first]
-    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
+    assert quarantined(workspace) == [f"toy-{second}", f"toy-{third}"]
 
 
 def test_a_fallback_that_does_not_hold_is_passed_over(workspace, repository, server):
@@ -99,7 +99,7 @@ def test_a_version_of_another_market_is_gone_back_to_only_by_its_number(workspac
             case 2:
                 assert repository.fallback("toy") == both
                 assert repository.fallback("toy", "simulator:SIM") == both
-    assert rollback(release, "toy", to=alone).set_aside == (both, active)
+    assert rollback(release, "toy", to=alone).quarantined == (both, active)
     assert rollback(release, "toy", to=newest).version_to == newest
     assert repository.fallback("toy") in (first, newest, *repository.listed("toy"))
 
@@ -110,7 +110,7 @@ def test_the_same_call_again_does_nothing_more(workspace, repository, server):
     entries = journal.read(workspace.journal)
     for settings in ({"bad": third}, {"to": second}):
         outcome = rollback(Release(workspace, PARAMS, server), "toy", **settings)
-        assert (outcome.version_from, outcome.version_to, outcome.set_aside) == (None, second, ())
+        assert (outcome.version_from, outcome.version_to, outcome.quarantined) == (None, second, ())
     assert journal.read(workspace.journal) == entries
 
 
@@ -127,7 +127,7 @@ def test_a_server_that_fails_is_asked_again_by_the_next_call(workspace, reposito
     server = StandIn(workspace)
     assert rollback(Release(workspace, PARAMS, server), "toy").version_to == second
     assert server.calls == [("toy", second)]
-    assert set_aside(workspace) == [f"toy-{third}"]
+    assert quarantined(workspace) == [f"toy-{third}"]
     assert [entry.action for entry in journal.read(workspace.journal)].count("rolled back") == 1
 
 
@@ -170,7 +170,7 @@ def test_plans_go_back_along(workspace, repository, server):
     assert repository.versions("toy_trt") == repository.listed("toy_trt") == [second]
     rollback(Release(workspace, PARAMS, server), "toy")
     assert repository.models() == ["toy"]
-    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}", f"toy_trt-{second}", f"toy_trt-{third}"]
+    assert quarantined(workspace) == [f"toy-{second}", f"toy-{third}", f"toy_trt-{second}", f"toy_trt-{third}"]
 
 
 def test_an_older_version_whose_folder_is_gone_does_not_stand_in_the_way(workspace, repository, server):
@@ -191,7 +191,7 @@ def test_a_bad_version_is_taken_back_though_an_older_rollback_was_not_ended(work
         rollback(Release(workspace, PARAMS, StandIn(workspace, refuse)), "toy", bad=third)
     outcome = rollback(Release(workspace, PARAMS, StandIn(workspace)), "toy", bad=second)
     assert (outcome.version_from, outcome.version_to) == (second, first)
-    assert set_aside(workspace) == [f"toy-{second}", f"toy-{third}"]
+    assert quarantined(workspace) == [f"toy-{second}", f"toy-{third}"]
 
 
 def test_what_a_lost_journal_does_not_know_is_known_as_taken_back(workspace, repository, server):
@@ -220,5 +220,5 @@ def test_an_incomplete_rollback_raises(workspace, repository, server, corrupt):
         workspace.journal.write_bytes(good)
     else:
         workspace.quarantine.unlink()
-    assert rollback(Release(workspace, PARAMS, server), "toy").set_aside == (third,)
+    assert rollback(Release(workspace, PARAMS, server), "toy").quarantined == (third,)
     assert verify(workspace) == []

@@ -7,7 +7,7 @@ import pytest
 from lobsmith.release.audit.repair import repair
 from lobsmith.release.audit.verify import verify
 from lobsmith.release.context import Release
-from lobsmith.release.publish.score import accompany
+from lobsmith.release.publish.score import publish_scores
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.crash_points import CrashPoint
@@ -129,7 +129,7 @@ def recover(workspace, procedure):
             with sole_writer(Release(workspace, PARAMS, server, who="the second"), "clear up") as writer:
                 clear_up(writer, "toy")
                 retire_fallen(writer, "toy")
-                assert accompany(writer, "toy", retry=False) == {}
+                assert publish_scores(writer, "toy", retry=False) == {}
 
 
 @pytest.mark.parametrize("step", [CrashPoint.PROVEN, CrashPoint.MOVED, CrashPoint.LISTED])

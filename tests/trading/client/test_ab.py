@@ -8,7 +8,7 @@ import pytest
 from lobsmith.errors import DeadlineError, RequestError, ServingError
 from lobsmith.online.ab_test import arm
 from lobsmith.params import ClientParams
-from lobsmith.trading.client.ab import SplitClient
+from lobsmith.trading.client.ab import AbClient
 from lobsmith.trading.client.stream import Prediction
 from lobsmith.trading.transport.base import Answer, ModelShape
 from tests.trading.client.test_stream import Clock, F, S, Summing, rows, truth, ups
@@ -41,8 +41,8 @@ class Two(Summing):
         return super().infer(model, version, features, state, deadline_s)
 
 
-def split(transport: Two, clock: Clock) -> SplitClient:
-    return SplitClient(
+def split(transport: Two, clock: Clock) -> AbClient:
+    return AbClient(
         transport,
         "lob",
         ClientParams(deadline_s=1.0, poll_s=1.0),
@@ -58,7 +58,7 @@ def theirs(count: int) -> np.ndarray:
     return np.array([arm("simulator:SIM", i * ROW_NS, block_s=1.0, share=0.5, salt="s") for i in range(count)])
 
 
-def through(client: SplitClient, data: np.ndarray, before: Callable[[int], None] = lambda _: None) -> list[Prediction]:
+def through(client: AbClient, data: np.ndarray, before: Callable[[int], None] = lambda _: None) -> list[Prediction]:
     out = []
     for index, row in enumerate(data):
         before(index)

@@ -11,7 +11,7 @@ from lobsmith.errors import DeadlineError, RequestError
 from lobsmith.monitoring.mode.hit_rates import HitRates
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.online.ab_test import arm
-from lobsmith.trading.client.ab import SplitClient
+from lobsmith.trading.client.ab import AbClient
 from lobsmith.trading.client.stream import StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guarded_client import GuardedClient
@@ -33,7 +33,7 @@ def likely(least: float) -> HitRates:
 
 
 @contextmanager
-def guarded(stream: StreamClient | SplitClient, modes: Modes, scores: Scores | None = None) -> Iterator[GuardedClient]:
+def guarded(stream: StreamClient | AbClient, modes: Modes, scores: Scores | None = None) -> Iterator[GuardedClient]:
     scores = scores or Scores()
     horizon = {"labels.horizons_ms": [100], "train.horizon_weights": [1], "modes.minimum_count": 500}
     with guarding(modes, lambda: scores, **horizon, features=F) as guard:

@@ -175,7 +175,7 @@ def test_garbage_is_left_out_of_the_capture_and_costs_nothing(workspace: Workspa
     summary = session.end()
     account = read_captures(captures(workspace)).accounting
     assert (summary.faults, account.segments) == (3, 1)
-    assert account.set_aside["duplicate"] > 0
+    assert account.quarantined["duplicate"] > 0
     assert summary.answered == summary.recorded.logged > 0
 
 

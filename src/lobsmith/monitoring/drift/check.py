@@ -123,7 +123,7 @@ def check_drift(
             now_ns=now_ns,
             sources=sources,
             instrument=instrument,
-            has_learnt=active.has_learnt,
+            was_trained_on=active.was_trained_on,
         )
         # Past checks of another version are no null distribution for this one.
         past = [earlier for earlier in before if (earlier.instrument, earlier.version) == (instrument, active.version)]

@@ -18,7 +18,7 @@ from lobsmith.drift.verdict import DriftVerdict, Finding, Kind
 from lobsmith.drift.windows import Lengths, covered, fitted
 from lobsmith.errors import GateError
 from lobsmith.features.dataset import Dataset
-from lobsmith.gates.feed import judge_feed
+from lobsmith.gates.feed import feed_verdict
 from lobsmith.monitoring.drift.check import null_of, past_of, reference_of
 from lobsmith.monitoring.drift.live_window import instruments_seen, read_current_window
 from lobsmith.monitoring.live_evaluation import LIVE, Sources
@@ -159,7 +159,7 @@ def _feed(workspace: Workspace, params: Params, active: Manifest | None, instrum
         reason = f"nothing serves that has learnt {instrument}"
         evidence = {"instrument": instrument, "reason": reason}
         return Verdict(gate=FEED, passed=True, value=None, threshold=limit, evidence=evidence)
-    verdict = judge_feed(reference.rows[instrument], newest, limit=limit)
+    verdict = feed_verdict(reference.rows[instrument], newest, limit=limit)
     return structs.replace(verdict, evidence={"instrument": instrument, **verdict.evidence})
 
 

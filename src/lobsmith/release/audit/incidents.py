@@ -6,7 +6,7 @@ from lobsmith.release.repository.incidents import Incident, journal_once
 from lobsmith.workspace import Workspace
 
 
-def journal_misplaced(workspace: Workspace, *, who: str | None = None) -> list[str]:
+def journal_foreign(workspace: Workspace, *, who: str | None = None) -> list[str]:
     """Journal foreign folders and unreadable policies, each once; see `journal_once`.
 
     Returns:

@@ -20,7 +20,7 @@ from lobsmith.errors import LobsmithError, ReleaseError
 from lobsmith.release.audit.rebuild import rebuild
 from lobsmith.release.audit.verify import IntegrityFinding, IntegrityKind, inspect, unservable_reason
 from lobsmith.release.context import Release
-from lobsmith.release.publish.score import accompany
+from lobsmith.release.publish.score import publish_scores
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.incidents import manifest_of
@@ -101,7 +101,7 @@ def _repair(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequ
         _quarantine_version(writer, model, version, finding.words)
     elif finding.kind is IntegrityKind.COMPANION:
         follow(writer, followed_model(model))
-        failed = accompany(writer, model, retry=True)
+        failed = publish_scores(writer, model, retry=True)
         if version in failed:
             raise ReleaseError(failed[version])
     elif finding.kind is IntegrityKind.LEFTOVER:
@@ -156,7 +156,7 @@ def _complete_journal(writer: Writer, model: str, finding: IntegrityFinding) -> 
     else:
         writer.journal(
             writer.entry(
-                journal.SET_ASIDE, model, before=repository.active(model), about=version, reason="its folder is gone"
+                journal.QUARANTINED, model, before=repository.active(model), about=version, reason="its folder is gone"
             )
         )
 

@@ -12,7 +12,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.plans import publish_engine
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.stages.compress import load_summary
-from lobsmith.stages.engines import ENGINE_DIRECTORY, build_plans, judge_plans, open_engine
+from lobsmith.stages.engines import ENGINE_DIRECTORY, build_plans, open_engine, plan_verdicts
 
 _SERVED = "tensorrt"
 """The builder whose plans Triton runs; TensorRT-RTX only shows that the graph builds."""
@@ -49,7 +49,7 @@ def build_and_publish(
         built = f"{build.builder} {build.builder_version}, {build.precision}, for {', '.join(build.plans)}"
         if build.builder != _SERVED:
             return f"{built}: shown to build, not served"
-        verdicts = judge_plans(params, directory, summary, open_engine(directory))
+        verdicts = plan_verdicts(params, directory, summary, open_engine(directory))
         refusals = [verdict for verdict in verdicts if not verdict.passed]
         if refusals:
             return f"no plans: {'; '.join(map(str, refusals))}"

@@ -18,7 +18,7 @@ from lobsmith.release.checks.model_file import check_model_file
 from lobsmith.release.checks.validation import validate
 from lobsmith.release.context import Release
 from lobsmith.release.publish.publication import Publication, Validate
-from lobsmith.release.publish.score import accompany
+from lobsmith.release.publish.score import publish_scores
 from lobsmith.release.repository.writer import Writer, sole_writer
 from lobsmith.release.version.contract import WireContract
 from lobsmith.release.version.manifest import Manifest
@@ -159,9 +159,9 @@ class OnnxPublication(Publication):
             instruments=kept[-1].instruments,
         )
 
-    def accompany(self, writer: Writer) -> None:
+    def publish_scores(self, writer: Writer) -> None:
         """Publish the version's reference score, where it has one."""
-        accompany(writer, self.model, retry=True)
+        publish_scores(writer, self.model, retry=True)
 
 
 @dataclass(frozen=True, kw_only=True)

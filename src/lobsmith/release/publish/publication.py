@@ -117,11 +117,11 @@ class Publication(ABC):
             follow(writer, self.model)
             retire_fallen(writer, self.model)
         with suppress(LobsmithError, OSError):
-            self.accompany(writer)
+            self.publish_scores(writer)
         disk_reserve.keep(self.release.workspace)
         return manifest
 
-    def accompany(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
+    def publish_scores(self, writer: Writer) -> None:  # noqa: B027 - most publications are alone
         """Publish the version's companions, once it is in service; failures are retried later."""
 
     def _publish(self, writer: Writer) -> Manifest:

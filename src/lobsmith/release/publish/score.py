@@ -48,7 +48,7 @@ def unscored(repository: Repository, model: str) -> list[int]:
     ]
 
 
-def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
+def publish_scores(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
     """Publish the scores of listed versions of a production model that `<model>_drift` lacks.
 
     With `retry`, also those refused lately.
@@ -83,14 +83,14 @@ def accompany(writer: Writer, model: str, *, retry: bool) -> dict[int, str]:
 
 
 def catch_up(release: Release, model: str, *, retry: bool = False) -> dict[int, str]:
-    """Call `accompany` if a score is missing; only then the lease is taken. Any other error is the reason for all."""
+    """Call `publish_scores` if a score is missing; only then take the lease. Any other error is the reason for all."""
     missing: list[int] = []
     try:
         missing = unscored(release.repository, model)
         if not missing:
             return {}
         with sole_writer(release, f"publish {score_model(model)}") as writer:
-            return accompany(writer, model, retry=retry)
+            return publish_scores(writer, model, retry=retry)
     except LobsmithError as error:
         return dict.fromkeys(missing, " ".join(str(error).split()))
 

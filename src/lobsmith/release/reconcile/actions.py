@@ -237,7 +237,7 @@ def _revert_alias(work: Work, champion: Registered, active: Present | None) -> N
 def _acknowledge_rollback(work: Work, artifacts: frozenset[str]) -> None:
     short = ", ".join(sorted(artifact[:12] for artifact in artifacts))
     reason = f"{CHAMPION} no longer requests what was rolled back ({short}); it may be requested again"
-    _journal(work, work.model, journal.SETTLED, None, reason)
+    _journal(work, work.model, journal.ROLLBACK_ACKNOWLEDGED, None, reason)
     work.reached(CrashPoint.ROLLBACK_ACKNOWLEDGED)
     work.actions.append("the rollback is complete")
 

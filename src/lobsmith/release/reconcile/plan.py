@@ -154,7 +154,7 @@ def taken_back(entries: Iterable[Entry], model: str) -> frozenset[str]:
             rolled_back |= {artifacts.pop(version) for version in list(artifacts) if back < version <= bad}
             # Promoting an older artifact again is a new number for what was gone back to.
             rolled_back.discard(artifacts.get(back, ""))
-        elif entry.action == journal.SETTLED:
+        elif entry.action == journal.ROLLBACK_ACKNOWLEDGED:
             rolled_back.clear()
     return frozenset(rolled_back)
 

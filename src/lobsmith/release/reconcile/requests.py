@@ -71,7 +71,7 @@ def version_named(workspace: Workspace, model: str, name: str) -> Manifest:
     )
 
 
-def ask_for(release: Release, model: str, version: int, *, reason: str = "") -> Reconciled:
+def request_promotion(release: Release, model: str, version: int, *, reason: str = "") -> Reconciled:
     """Request a promotion: point the alias `champion` at a registered version, and reconcile.
 
     Raises:
@@ -118,12 +118,12 @@ def register_challenger(
             check_model(release.repository, model, contract, BACKEND)
             manifest = publish(release, artifact, model=deployment, contract=contract)
         except (GateError, ContractError) as error:
-            note_serving(workspace, model, run, f"refused: {error}")
+            tag_status(workspace, model, run, f"refused: {error}")
             raise
         log_release(workspace, run.run_id, release.repository.directory(deployment, manifest.version))
         request(workspace, model, CHALLENGER, run.registry_version, f"run {artifact.run}")
         # Last: from here on the window counts as trained.
-        note_serving(workspace, model, run, f"candidate {deployment} {manifest.version}")
+        tag_status(workspace, model, run, f"candidate {deployment} {manifest.version}")
         return manifest
 
 
@@ -140,7 +140,7 @@ def in_service(workspace: Workspace, model: str, artifact_id: str) -> int | None
     return active
 
 
-def note_serving(workspace: Workspace, model: str, run: RunRef, status: str) -> None:
+def tag_status(workspace: Workspace, model: str, run: RunRef, status: str) -> None:
     """Tag a registered version with its status.
 
     Raises:

@@ -59,7 +59,7 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
     return Pair(serving, manifest, targets.challenger)
 
 
-def move_aliases(workspace: Workspace, params: Params, model: str, pair: Pair, verdict: LiveVerdict) -> bool:
+def apply_decision(workspace: Workspace, params: Params, model: str, pair: Pair, verdict: LiveVerdict) -> bool:
     """Move the aliases by a verdict; return False, without a move, where the pair has changed.
 
     Raises:

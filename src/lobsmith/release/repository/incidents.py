@@ -36,7 +36,7 @@ def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: st
             workspace.journal,
             Entry(
                 time_ns=clock.now_ns(),
-                action=journal.FAULTY,
+                action=journal.INTEGRITY_ERROR,
                 model=model,
                 version_from=None if version is None else repository.active(model),
                 version_to=version,

@@ -25,20 +25,20 @@ RETIRED = "retired"
 """A version left because newer ones replaced it."""
 REJECTED = "rejected"
 """A candidate left because a verdict refused it."""
-SET_ASIDE = "set aside"
+QUARANTINED = "set aside"
 """A version was quarantined."""
-FAULTY = "faulty"
+INTEGRITY_ERROR = "faulty"
 """An integrity error of a version; without a version, of a model or the repository."""
 REPAIRED = "repaired"
 """Something was repaired; `version_to` is active since then."""
-SETTLED = "settled"
+ROLLBACK_ACKNOWLEDGED = "settled"
 """The alias no longer points at what was rolled back."""
 
 EVERYTHING = "*"
 """Stands for a model where the whole repository is meant."""
 
 ACTIVATING = frozenset({PUBLISHED, PROMOTED})
-LEAVING = frozenset({RETIRED, REJECTED, SET_ASIDE})
+LEAVING = frozenset({RETIRED, REJECTED, QUARANTINED})
 
 _Line = TypeVar("_Line", bound=Struct)
 
@@ -123,7 +123,7 @@ def serving_since(path: Path, version: Manifest) -> int:
 def is_journaled(entries: Iterable[Entry], model: str, version: int | None, reason: str) -> bool:
     """Return whether an integrity error is in the journal already."""
     return any(
-        (entry.action, entry.model, entry.version_to, entry.reason) == (FAULTY, model, version, reason)
+        (entry.action, entry.model, entry.version_to, entry.reason) == (INTEGRITY_ERROR, model, version, reason)
         for entry in entries
     )
 

@@ -89,7 +89,7 @@ def quarantine(writer: Writer, model: str, versions: Sequence[int], *, reason: s
                 artifact_id = None if manifest is None else manifest.artifact_id
                 writer.journal(
                     writer.entry(
-                        journal.SET_ASIDE, name, before=active, about=version, artifact_id=artifact_id, reason=cause
+                        journal.QUARANTINED, name, before=active, about=version, artifact_id=artifact_id, reason=cause
                     )
                 )
             writer.quarantine(_folder(writer, name, version), f"{name}-{version}")

@@ -158,7 +158,7 @@ class Repository:
             older, newer = (read_manifest(self.directory(model, number)) for number in (version, active))
         except ReleaseError:
             return None
-        if older.has_learnt(instrument) if instrument is not None else older.shares_a_market_with(newer):
+        if older.was_trained_on(instrument) if instrument is not None else older.shares_a_market_with(newer):
             return None
         wanted = instrument or ", ".join(map(str, newer.instruments))
         return f"it has learnt {', '.join(map(str, older.instruments))}, not {wanted}"

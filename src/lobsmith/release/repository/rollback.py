@@ -14,7 +14,7 @@ The policy is written first. Hashes and signature of the target must hold; it is
 
 from contextlib import suppress
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith.errors import ReleaseError
 from lobsmith.release.context import Release
@@ -35,7 +35,7 @@ class RolledBack(Struct, frozen=True, kw_only=True):
     model: str
     version_from: int | None
     version_to: int
-    set_aside: tuple[int, ...]
+    quarantined: tuple[int, ...] = field(name="set_aside")
 
 
 def rollback(
@@ -74,7 +74,7 @@ def rollback(
                 if to == active or bad not in (None, active):
                     if release.server is not None:
                         release.server.serve(model, active)
-                    return RolledBack(model=model, version_from=None, version_to=active, set_aside=())
+                    return RolledBack(model=model, version_from=None, version_to=active, quarantined=())
                 # An unjournaled version could not be journaled as rolled back, and would return.
                 with suppress(ReleaseError):
                     account_for(writer, model)
@@ -105,7 +105,7 @@ def _roll_back(writer: Writer, intent: Intent) -> RolledBack:
         model=entry.model,
         version_from=entry.version_from,
         version_to=entry.version_to or 0,
-        set_aside=intent.leaving,
+        quarantined=intent.leaving,
     )
 
 

@@ -66,7 +66,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: EngineBuild | None = None
     promoted_from: Origin | None = None
 
-    def has_learnt(self, instrument: str) -> bool:
+    def was_trained_on(self, instrument: str) -> bool:
         """Return whether it was trained on `venue:symbol`; True where the manifest names no instruments."""
         return not self.instruments or instrument in map(str, self.instruments)
 
@@ -74,7 +74,7 @@ class Manifest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """Return whether both were trained on a common instrument."""
         if not self.instruments or not other.instruments:
             return True
-        return any(self.has_learnt(str(instrument)) for instrument in other.instruments)
+        return any(self.was_trained_on(str(instrument)) for instrument in other.instruments)
 
 
 def read_manifest(directory: Path, trust: Trust | None = None) -> Manifest:

@@ -24,7 +24,7 @@ _HISTORY_ROWS = 2048
 """Prime a candidate that appears later."""
 
 
-class SplitClient:
+class AbClient:
     """One stream to two versions, of which one answers each row: `Prediction.model` names it.
 
     The other version keeps the row and is primed at its next block. When the candidate fails, the active version

@@ -70,7 +70,7 @@ class TrainedInstruments:
         try:
             repository = Repository.of(self._workspace)
             candidate = None if self._remote else repository.active(deployment)
-            if candidate is not None and read_manifest(repository.directory(deployment, candidate)).has_learnt(
+            if candidate is not None and read_manifest(repository.directory(deployment, candidate)).was_trained_on(
                 self._instrument
             ):
                 return f"its candidate {candidate} was: put it in service (lobsmith models promote {candidate})"

@@ -328,7 +328,7 @@ def _was_trained_on(config: RecorderConfig, version: int) -> bool:
         return True
     try:
         directory = Workspace(Path(config.root)).repository / config.model / str(version)
-        return read_manifest(directory).has_learnt(config.instrument)
+        return read_manifest(directory).was_trained_on(config.instrument)
     except ReleaseError:
         return True
 

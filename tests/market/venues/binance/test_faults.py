@@ -76,7 +76,7 @@ def test_swapped_neighbours_are_put_back(tmp_path: Path) -> None:
     straight = read_captures([write(tmp_path / "a", *FUTURES, FIRST, SECOND, ticker)])
     swapped = read_captures([write(tmp_path / "b", *FUTURES, SECOND, ticker, FIRST)])
     assert swapped.accounting.faults == {"out of order": 1}
-    assert swapped.accounting.set_aside == straight.accounting.set_aside
+    assert swapped.accounting.quarantined == straight.accounting.quarantined
     # The ticker was received in between; the differences follow it in their own order.
     assert rows(swapped)[6:] == [
         (TICKER, BID, 618000, 1.5, 63),
@@ -101,7 +101,7 @@ def test_faults_of_the_depth(
     tmp_path: Path, more: list[bytes], faults: dict[str, int], quarantined: dict[str, int]
 ) -> None:
     account = read_captures([write(tmp_path / "a", *FUTURES, *more)]).accounting
-    assert (account.faults, account.set_aside) == (faults, quarantined)
+    assert (account.faults, account.quarantined) == (faults, quarantined)
     assert account.records == account.kept + sum(quarantined.values())
 
 
@@ -154,7 +154,7 @@ def test_a_difference_at_the_snapshots_own_id(tmp_path: Path, futures: bool, las
     # Whether it comes before the snapshot or behind it.
     for lines in ([first, again, ticker], [again, first, ticker]):
         account = read_captures([write(tmp_path / "a", *lines)]).accounting
-        assert account.set_aside == ({"older than the snapshot": 1} if old else {})
+        assert account.quarantined == ({"older than the snapshot": 1} if old else {})
         assert (account.faults, account.level_updates) == ({}, 2 if old else 3)
 
 
@@ -171,11 +171,11 @@ def test_a_hole_among_buffered_differences_is_a_gap(tmp_path: Path) -> None:
     account = session.accounting
     assert (account.faults, account.segments) == ({"gap": 1}, 1)
     # The ticker, and the differences behind the hole, which wait for the next snapshot in vain.
-    assert account.set_aside == {"older than the snapshot": 1, "gap": 3}
+    assert account.quarantined == {"older than the snapshot": 1, "gap": 3}
     mended = [*lines, snapshot(11, 117, levels(("99.98", "7")), levels(("100.01", "1")))]
     account = read_captures([write(tmp_path / "b", *mended)]).accounting
     assert (account.faults, account.segments) == ({"gap": 1}, 2)
-    assert account.set_aside == {"older than the snapshot": 2, "gap": 1}
+    assert account.quarantined == {"older than the snapshot": 2, "gap": 1}
 
 
 def test_swapped_neighbours_that_wait_for_the_snapshot_are_put_back(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_swapped_neighbours_that_wait_for_the_snapshot_are_put_back(tmp_path: Pa
         swapped = read_captures([write(tmp_path / "b", *buffered(*order))])
         assert rows(swapped) == rows(straight)
         assert swapped.accounting.faults == {"out of order": 1}
-        assert swapped.accounting.set_aside == straight.accounting.set_aside
+        assert swapped.accounting.quarantined == straight.accounting.quarantined
 
 
 def test_a_reconnection_voids_the_book_until_a_snapshot(tmp_path: Path) -> None:
@@ -194,4 +194,4 @@ def test_a_reconnection_voids_the_book_until_a_snapshot(tmp_path: Path) -> None:
     lines = [*FUTURES, FIRST, mark, mark, futures_ticker(7, 99, ("61700.0", "1"), ("61700.1", "1")), again, ticker]
     account = read_captures([write(tmp_path / "a", *lines)]).accounting
     assert (account.faults, account.segments) == ({"reconnect": 1}, 2)
-    assert account.set_aside == {"reconnect": 3}  # both marks, and the ticker without a book
+    assert account.quarantined == {"reconnect": 3}  # both marks, and the ticker without a book

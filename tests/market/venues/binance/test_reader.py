@@ -56,8 +56,8 @@ def test_spot(tmp_path: Path, name: str) -> None:
         (LEVEL, ASK, 10003, 0.0, 111, END, 7),
     ]
     account = session.accounting
-    assert account.records == 9 == account.kept + sum(account.set_aside.values())
-    assert account.set_aside == {"older than the snapshot": 1, "before the snapshot": 1}
+    assert account.records == 9 == account.kept + sum(account.quarantined.values())
+    assert account.quarantined == {"older than the snapshot": 1, "before the snapshot": 1}
     assert (account.depth_messages, account.tickers, account.trades, account.snapshots) == (4, 2, 2, 1)
     assert (account.level_updates, account.sequence_breaks, account.segments) == (7, 0, 1)
     assert (account.first_ns, account.last_ns, account.seconds) == (T0 + 3 * MS, T0 + 7 * MS, 0.004)
@@ -113,7 +113,7 @@ def test_usdm(tmp_path: Path) -> None:
     ]
     assert session.events.exchange_time[0] == 1723161256000 * MS
     assert session.accounting.trades == 3
-    assert session.accounting.set_aside == {"trade of price or size 0": 1, "trade outside the book": 1}
+    assert session.accounting.quarantined == {"trade of price or size 0": 1, "trade outside the book": 1}
 
 
 @pytest.mark.parametrize(("symbol", "more"), [("BTCUSD_PERP", {}), ("BTCUSD_240927", {}), ("ODD", {"ps": "BTCUSD"})])
@@ -156,7 +156,7 @@ def test_a_break_opens_a_gap_until_the_next_snapshot(tmp_path: Path) -> None:
     ]
     account = session.accounting
     assert (account.sequence_breaks, account.segments) == (1, 2)
-    assert account.set_aside == {"older than the snapshot": 1, "gap": 1}
+    assert account.quarantined == {"older than the snapshot": 1, "gap": 1}
 
 
 def test_a_snapshot_too_old_for_the_differences_waits_for_the_next(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_snapshot_too_old_for_the_differences_waits_for_the_next(tmp_path: Pat
         spot_ticker(4, 105),
     ]
     session = read_captures([write(tmp_path / "a", *lines)])
-    assert session.accounting.set_aside == {"snapshot older than the book": 2}
+    assert session.accounting.quarantined == {"snapshot older than the book": 2}
     assert np.count_nonzero(session.events.kind == CLEAR) == 1
 
 
@@ -190,7 +190,7 @@ def test_a_snapshot_too_old_for_the_differences_waits_for_the_next(tmp_path: Pat
 )
 def test_other_streams_are_set_aside(tmp_path: Path, other: object) -> None:
     session = read_captures([write(tmp_path / "a", *SPOT, line(8, other))])
-    assert session.accounting.set_aside["other stream"] == 1
+    assert session.accounting.quarantined["other stream"] == 1
 
 
 def test_bare_messages_of_a_single_stream(tmp_path: Path) -> None:
@@ -250,8 +250,8 @@ def test_sizes_are_correctly_rounded(tmp_path: Path, size: str) -> None:
 def test_a_ticker_of_an_empty_side_is_quarantined(tmp_path: Path) -> None:
     lines = [*SPOT, spot_ticker(8, 120, ask=("0.00", "0.00")), stream(9, "x", {"e": "news"})]
     account = read_captures([write(tmp_path / "a", *lines)]).accounting
-    assert account.set_aside["ticker of an empty side"] == 1
-    assert account.records == account.kept + sum(account.set_aside.values())
+    assert account.quarantined["ticker of an empty side"] == 1
+    assert account.records == account.kept + sum(account.quarantined.values())
 
 
 STAMP = str(T0 + 9_000_000).encode()
@@ -349,5 +349,5 @@ def test_any_bytes_end_in_events_or_a_capture_error(tmp_path: Path, data: st.Dat
     except CaptureError:
         return
     account = session.accounting
-    assert account.records == account.kept + sum(account.set_aside.values())
+    assert account.records == account.kept + sum(account.quarantined.values())
     assert (session.events.local_time[1:] >= session.events.local_time[:-1]).all()
