@@ -95,5 +95,5 @@ def test_the_status_shows_the_mode_now_and_then(workspace: Workspace) -> None:
     assert "mode normal since" in lobsmith(workspace, "status", "--at", then)
     state_path(workspace, "lob").write_bytes(b"{")
     broken = json.loads(lobsmith(workspace, "status", "--json"))
-    assert "no record of a mode" in broken["errors"][0]
+    assert "does not hold a mode" in broken["errors"][0]
     assert broken["models"]["lob"]["active"] == 1

@@ -56,6 +56,6 @@ def test_what_cannot_be_shown_is_one_line(checked: Path) -> None:
     assert "write it as" in drift(checked, "--at", "yesterday").stderr
     [content] = history.reports(Workspace(checked), "lob").glob(f"*T1423*/{history.CONTENT}")
     content.write_text('{"look": 1}')
-    refused(drift(checked), history.CONTENT, "look again")
+    refused(drift(checked), history.CONTENT, "check again")
     content.unlink()
     refused(drift(checked), "drift_report.keep_pages")
