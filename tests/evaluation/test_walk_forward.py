@@ -92,7 +92,7 @@ def test_folds_follow_each_other_and_are_purged(dataset: Dataset, params: Params
 
 
 def test_too_few_rows_for_so_many_folds_is_one_clear_error(dataset: Dataset) -> None:
-    with pytest.raises(TrainingError, match="simulator:SIM: no row is left of a part"):
+    with pytest.raises(TrainingError, match="simulator:SIM: a part of the split has no row left"):
         folds(dataset, small_params(**{"walk_forward.folds": 50, "split.embargo_ms": 5000}))
 
 

@@ -83,7 +83,7 @@ def test_with_nobody_watching_rows_that_drift_turn_the_client(
     assert not any(got[60].actionable)
     assert got[60].mode is Mode.CONSERVATIVE
     assert codes[-1] is None
-    assert set(codes) == {None, Abstain.BLIND, Abstain.REFERENCE}
+    assert set(codes) == {None, Abstain.NO_SIGNAL, Abstain.REFERENCE}
 
 
 def test_a_server_that_goes_away_takes_answers_and_score_with_it(tmp_path: Path, params: Params) -> None:
@@ -94,10 +94,10 @@ def test_a_server_that_goes_away_takes_answers_and_score_with_it(tmp_path: Path,
     with running_triton(workspace, own):
         stream = open_stream(workspace, own, "simulator:SIM", record=None, backpressure=True)
         for index in range(20):
-            advised = step(stream, BLOCK[0], raw, index)
-        assert advised.abstain is None
+            gated = step(stream, BLOCK[0], raw, index)
+        assert gated.abstain is None
     for index in range(20, 24):
-        advised = step(stream, BLOCK[0], raw, index)
-    assert (advised.actionable, advised.abstain) == ((False, False), Abstain.NO_ANSWER)
-    eventually(lambda: stream.guard.state[0].abstain is Abstain.BLIND)
+        gated = step(stream, BLOCK[0], raw, index)
+    assert (gated.actionable, gated.abstain) == ((False, False), Abstain.NO_ANSWER)
+    eventually(lambda: stream.guard.state[0].abstain is Abstain.NO_SIGNAL)
     stream.close()
