@@ -34,7 +34,7 @@ def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: b
         release = Release(workspace, params, running_server(workspace, params), who)
         reconciled = follow(release, params.model.name, retry=retry)
         _alert(workspace, reconciled)
-        note(reconciled.words() or "as wanted")
+        note(reconciled.summary() or "as wanted")
         return reconciled
 
 

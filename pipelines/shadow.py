@@ -13,7 +13,7 @@ from lobsmith import clock
 from lobsmith.errors import VersionGoneError
 from lobsmith.monitoring.drift.gates import judge_period
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_candidate
-from lobsmith.monitoring.waiting import Unopposed, unopposed
+from lobsmith.monitoring.waiting import Uncompared, uncompared
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
@@ -78,10 +78,10 @@ def check_period_drift(
 
 
 @task(name="find clients that wait for the candidate")
-def find_waiting_clients(workspace: Workspace, params: Params, pair: Pair) -> Unopposed | None:
+def find_waiting_clients(workspace: Workspace, params: Params, pair: Pair) -> Uncompared | None:
     """Return whether the candidate cannot be compared although clients ask for it."""
     with stage("find clients that wait for the candidate") as note:
-        outcome = unopposed(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
+        outcome = uncompared(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
         note("none" if outcome is None else outcome.reason)
         return outcome
 

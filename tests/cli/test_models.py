@@ -7,8 +7,8 @@ from lobsmith.cli.main import cli
 from lobsmith.release.reconcile import requests
 from lobsmith.release.registry.aliases import CHAMPION
 from lobsmith.release.repository.repository import Repository
-from tests.release.wished import candidate, register, workspace_with_mlflow
-from tests.release.wished import wish as move_alias
+from tests.release.registrations import candidate, register, workspace_with_mlflow
+from tests.release.registrations import point_alias as move_alias
 from tests.small import params_file
 
 pytestmark = pytest.mark.integration

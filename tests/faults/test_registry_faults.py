@@ -19,13 +19,13 @@ from lobsmith.release.reconcile.actions import CrashPoint
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
 from lobsmith.release.reconcile.requests import registered_of, request_promotion
 from lobsmith.release.registry import mlflow_store
-from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Wanted, set_alias, wanted
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, AliasTargets, alias_targets, set_alias
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.workspace import MLFLOW_URI, Workspace
+from tests.release.registrations import DEPLOYMENT, PARAMS, candidate, point_alias, register, workspace_with_mlflow
 from tests.release.stand_in import StandIn
-from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.release.zygote import Zygote
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("validation_in_process")]
@@ -56,7 +56,7 @@ def register_candidate(workspace, scale):
 
 def promoted(workspace, scale):
     version = register_candidate(workspace, scale)
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     settled(workspace)
     return version
 
@@ -90,24 +90,24 @@ def test_every_crash_point_is_swept():
 def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, point):
     old = None if story == "first challenger" else promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4), keep=story != "refusal")
-    aliases, serving, slot = Wanted(champion=new), new, None
+    aliases, serving, slot = AliasTargets(champion=new), new, None
     match story:
         case "promotion":
-            wish(workspace, CHAMPION, new)
+            point_alias(workspace, CHAMPION, new)
         case "first challenger":
-            wish(workspace, CHALLENGER, new)
+            point_alias(workspace, CHALLENGER, new)
         case "challenger":
             candidate(workspace, 0.5)
-            wish(workspace, CHALLENGER, new)
-            aliases, serving, slot = Wanted(old, new), old, new
+            point_alias(workspace, CHALLENGER, new)
+            aliases, serving, slot = AliasTargets(old, new), old, new
         case "rollback":
-            wish(workspace, CHAMPION, new)
+            point_alias(workspace, CHAMPION, new)
             settled(workspace)
             rollback(Release(workspace, PARAMS), "toy")
-            aliases, serving = Wanted(champion=old), old
+            aliases, serving = AliasTargets(champion=old), old
         case "refusal":
             candidate(workspace, 0.5)
-            wish(workspace, CHAMPION, new)
+            point_alias(workspace, CHAMPION, new)
             serving = old
     killed_at(zygote, workspace, point)
     repository = Repository.of(workspace)
@@ -115,12 +115,12 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
     if old is not None:
         assert repository.active("toy") is not None
     settled(workspace)
-    found = wanted(workspace, "toy")
+    found = alias_targets(workspace, "toy")
     for alias in (CHAMPION, CHALLENGER):
         have, want = getattr(found, alias), getattr(aliases, alias)
         assert (have and have.version) == (want and want.version)
     assert artifact_of(workspace) == serving.artifact_id
-    assert artifact_of(workspace, SLOT) == (slot and slot.artifact_id)
+    assert artifact_of(workspace, DEPLOYMENT) == (slot and slot.artifact_id)
     assert repository.valid("toy")[1] == {}
     lines = [one for one in journal.read(workspace.journal) if one.model == "toy"]
     activated = [one.version_to for one in lines if one.action in journal.ACTIVATING]
@@ -135,7 +135,7 @@ def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
     versions = [first, *(register(workspace, candidate(workspace, scale)) for scale in (0.4, 0.5))]
     racing = []
     for version in versions[1:]:
-        wish(workspace, CHAMPION, version)
+        point_alias(workspace, CHAMPION, version)
         racing += [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.release.reconciler", str(workspace.root)], stdout=subprocess.DEVNULL
@@ -157,7 +157,7 @@ def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
 def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4))
-    wish(workspace, CHAMPION, new)
+    point_alias(workspace, CHAMPION, new)
     monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.3)
     before, lines = artifact_of(workspace), journal.read(workspace.journal)
     code = (
@@ -187,7 +187,7 @@ def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, mon
     # MLflow's connections wait five seconds for a lock.
     monkeypatch.setattr(sqlite3.dbapi2, "connect", partial(sqlite3.connect, timeout=0.2))
     new = register(workspace, candidate(workspace, 0.3))
-    wish(workspace, CHAMPION, new)
+    point_alias(workspace, CHAMPION, new)
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None, timeout=0)
 
     def hold(step: str) -> None:
@@ -256,10 +256,10 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     good = register_candidate(workspace, 0.3)
     bad = register_candidate(workspace, 0.4)
     for version in (good, bad):
-        wish(workspace, CHAMPION, version)
+        point_alias(workspace, CHAMPION, version)
         settled(workspace)
     third = register_candidate(workspace, 0.5)
-    wish(workspace, CHAMPION, third)
+    point_alias(workspace, CHAMPION, third)
     assert not (workspace.home / "mlflow.db").exists()
     serving = artifact_of(workspace)
 
@@ -277,9 +277,9 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert artifact_of(workspace) == good.artifact_id
 
     mlflow_server.start()
-    wish(workspace, CHAMPION, bad)  # as it was when the rollback was made
+    point_alias(workspace, CHAMPION, bad)  # as it was when the rollback was made
     settled(workspace)
-    assert wanted(workspace, "toy").champion.version == good.version
+    assert alias_targets(workspace, "toy").champion.version == good.version
     assert Repository.of(workspace).active("toy") == back.version_to
     # What the repository does not have is fetched from the server.
     candidate(workspace, 0.6)
@@ -292,15 +292,15 @@ def test_an_address_that_is_none_of_ours_is_refused(tmp_path, monkeypatch):
     workspace = Workspace(tmp_path)
     monkeypatch.setenv(MLFLOW_URI, "postgresql://somewhere/mlflow")
     with pytest.raises(ReleaseError, match=r"postgresql: .*name an http"):
-        wanted(workspace, "toy")
+        alias_targets(workspace, "toy")
     for credentials in ("me:secret", ":secret"):
         monkeypatch.setenv(MLFLOW_URI, f"https://{credentials}@somewhere")
         with pytest.raises(ReleaseError, match="MLFLOW_TRACKING_USERNAME") as caught:
-            wanted(workspace, "toy")
+            alias_targets(workspace, "toy")
         assert "secret" not in str(caught.value)
     monkeypatch.setenv(MLFLOW_URI, "http://somewhere:port")
     with pytest.raises(RegistryError, match="does not answer: Invalid port"):
-        wanted(workspace, "toy")
+        alias_targets(workspace, "toy")
 
 
 def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):

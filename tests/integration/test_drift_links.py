@@ -6,7 +6,7 @@ from lobsmith.monitoring.drift.report import Reported, link_to_run
 from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.workspace import MLFLOW_URI
 from tests.monitoring.drift import drifted
-from tests.release.wished import workspace_with_mlflow
+from tests.release.registrations import workspace_with_mlflow
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +31,7 @@ def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported
     with mlflow_store(workspace) as client:
         experiment = client.create_experiment("lob", artifact_location=workspace.mlflow_artifacts.as_uri())
         run = client.create_run(experiment).info.run_id
-    *_, before = drifted.earlier_looks(3, 1)
+    *_, before = drifted.earlier_checks(3, 1)
     for check, words in ((before, "first"), (drifted.check(), "second")):
         reported.page.write_text(words)
         assert link_to_run(workspace, reported, check, run) is None

@@ -15,8 +15,9 @@ from lobsmith.release.registry import mlflow_store
 from lobsmith.release.registry.aliases import (
     CHALLENGER,
     CHAMPION,
+    AliasTargets,
     Registered,
-    Wanted,
+    alias_targets,
     delete_alias,
     find_registered,
     log_release,
@@ -24,7 +25,6 @@ from lobsmith.release.registry.aliases import (
     release_of,
     set_alias,
     tag,
-    wanted,
 )
 from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository.repository import Repository
@@ -94,19 +94,19 @@ def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
 
 
 def test_aliases_say_what_is_wanted(workspace, run):
-    assert wanted(workspace, "absent") == Wanted()
-    assert wanted(workspace, "lob") == Wanted()
+    assert alias_targets(workspace, "absent") == AliasTargets()
+    assert alias_targets(workspace, "lob") == AliasTargets()
     tag(workspace, "lob", run.registry_version, {"triton_version": "7"})
     set_alias(workspace, "lob", CHAMPION, run.registry_version)
     set_alias(workspace, "lob", CHALLENGER, run.registry_version)
-    found = wanted(workspace, "lob")
+    found = alias_targets(workspace, "lob")
     assert found.champion == found.challenger == registered(workspace, "lob", run.registry_version)
     assert found.champion.run_id == run.run_id
     artifact = sha256_file(workspace.root / "run" / "model.onnx")
     assert found.champion.tags == {"flow_run": "7", "artifact_id": artifact, "triton_version": "7"}
     for _ in range(2):
         delete_alias(workspace, "lob", CHALLENGER)
-    assert wanted(workspace, "lob") == Wanted(champion=found.champion)
+    assert alias_targets(workspace, "lob") == AliasTargets(champion=found.champion)
     assert find_registered(workspace, "lob", {"artifact_id": artifact, "flow_run": "7"}) == [found.champion]
     assert find_registered(workspace, "lob", {"flow_run": "8"}) == []
 
@@ -172,7 +172,7 @@ def test_a_locked_database_is_named(workspace, run, monkeypatch):
     holder.execute("BEGIN EXCLUSIVE")
     try:
         with pytest.raises(RegistryError, match=r"mlflow.db: MLflow's database cannot be used: database is locked"):
-            wanted(workspace, "lob")
+            alias_targets(workspace, "lob")
     finally:
         holder.close()
 
@@ -184,7 +184,7 @@ def test_a_database_that_is_none_is_named(tmp_path, content):
     path.parent.mkdir()
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(RegistryError, match=r"mlflow.db: MLflow's database cannot be used"):
-        wanted(workspace, "lob")
+        alias_targets(workspace, "lob")
 
 
 def test_standard_output_and_error_stay_clean(tmp_path):

@@ -25,14 +25,14 @@ from lobsmith.monitoring import alerts
 from lobsmith.monitoring.log.reader import PredictionLog, sessions_asked
 from lobsmith.monitoring.log.writer import Role
 from lobsmith.params import Params, as_table
-from lobsmith.release.registry.aliases import wanted
+from lobsmith.release.registry.aliases import alias_targets
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.trading.live.stream import StreamPhase
 from lobsmith.workspace import Workspace
 from tests.pipelines.conftest import prefect_server
-from tests.release.wished import workspace_with_mlflow
+from tests.release.registrations import workspace_with_mlflow
 from tests.small import small_params
 
 __all__ = ["prefect_server"]
@@ -136,7 +136,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
 
             found = shadow(root)
             assert found.decision == "promote", found.reason
-            assert (repository.active("lob"), wanted(workspace, "lob").champion.version) == (
+            assert (repository.active("lob"), alias_targets(workspace, "lob").champion.version) == (
                 found.active,
                 new.registered,
             )

@@ -10,7 +10,7 @@ from lobsmith.cli.main import cli
 from lobsmith.params import load_params
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
-from lobsmith.release.registry.aliases import ARTIFACT_ID, CHALLENGER, CHAMPION, log_release, wanted
+from lobsmith.release.registry.aliases import ARTIFACT_ID, CHALLENGER, CHAMPION, alias_targets, log_release
 from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
@@ -18,12 +18,12 @@ from lobsmith.serving.running import running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.trading.transport.grpc import GrpcTransport
 from lobsmith.workspace import Workspace
-from tests.release.wished import workspace_with_mlflow
+from tests.release.registrations import workspace_with_mlflow
 from tests.served import publish_small, rows
 from tests.small import SMALL, params_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
-SLOT = candidate_model("lob")
+DEPLOYMENT = candidate_model("lob")
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def params(workspace):
 def nominated(workspace: Workspace, params, seed: int) -> tuple[int, str]:
     """Put a candidate into the slot as a retrain does; return its registered version and its artifact."""
     server = running_server(workspace, params)
-    manifest = publish_small(workspace, params, seed=seed, model=SLOT, server=server)
+    manifest = publish_small(workspace, params, seed=seed, model=DEPLOYMENT, server=server)
     with mlflow_store(workspace) as client:
         found = client.get_experiment_by_name("lob")
         location = workspace.mlflow_artifacts.as_uri()
@@ -50,7 +50,7 @@ def nominated(workspace: Workspace, params, seed: int) -> tuple[int, str]:
             client.create_registered_model("lob")
         tags = {ARTIFACT_ID: manifest.artifact_id}
         version = int(client.create_model_version("lob", f"runs:/{run}/release", run_id=run, tags=tags).version)
-    log_release(workspace, run, Repository.of(workspace).directory(SLOT, manifest.version))
+    log_release(workspace, run, Repository.of(workspace).directory(DEPLOYMENT, manifest.version))
     with mlflow_store(workspace) as client:
         client.set_registered_model_alias("lob", CHALLENGER, str(version))
     return version, manifest.artifact_id
@@ -79,12 +79,12 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         # Nothing serves yet: the first challenger is promoted, and the slot emptied.
         done = reconcile(Release(workspace, params, server), "lob")
         assert control.ready_versions("lob") == [done.active]
-        assert control.ready_versions(SLOT) == []
+        assert control.ready_versions(DEPLOYMENT) == []
         before = answer(control.endpoint, done.active)
 
         second, second_artifact = nominated(workspace, params, 2)
         assert reconcile(Release(workspace, params, server), "lob").done == ()
-        [candidate] = control.ready_versions(SLOT)
+        [candidate] = control.ready_versions(DEPLOYMENT)
         plan = command(workspace, "models", "promote", "--dry-run")
         assert (plan["artifact_id"], plan["refusals"]) == (second_artifact, [])
         assert control.ready_versions("lob") == [done.active]
@@ -93,7 +93,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         promoted = command(workspace, "models", "promote", str(candidate), "--reason", "it is better")
         assert promoted["registered"] == second
         assert control.ready_versions("lob") == [done.active, promoted["active"]]
-        assert control.ready_versions(SLOT) == []
+        assert control.ready_versions(DEPLOYMENT) == []
         after = answer(control.endpoint, promoted["active"])
         assert np.abs(after - before).max() > 1e-3
 
@@ -102,7 +102,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         assert back["alias_follows_later"] is None
         assert control.ready_versions("lob") == [done.active]
         np.testing.assert_array_equal(answer(control.endpoint, done.active), before)
-        assert wanted(workspace, "lob").champion.version == first
+        assert alias_targets(workspace, "lob").champion.version == first
 
         # Promoting what was taken back is a new wish, and a new highest number.
         again = command(workspace, "models", "promote", f"registry:{second}")
@@ -115,7 +115,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         aliases = {one["version"]: one["aliases"] for one in listing["registered"]}
         assert aliases == {first: [], second: [CHAMPION]}
         shown = command(workspace, "models", "show", str(again["active"]))
-        assert shown["manifest"]["promoted_from"]["model"] in ("lob", SLOT)
+        assert shown["manifest"]["promoted_from"]["model"] in ("lob", DEPLOYMENT)
         assert [one["action"] for one in shown["journal"] if one["model"] == "lob"][-1] == "promoted"
         state = command(workspace, "status")
         assert state["models"]["lob"]["champion"] == f"registered version {second}"

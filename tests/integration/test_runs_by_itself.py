@@ -35,7 +35,7 @@ from lobsmith.params import as_table, load_params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.reconcile.requests import register_challenger
-from lobsmith.release.registry.aliases import SHADOW, registered, wanted
+from lobsmith.release.registry.aliases import SHADOW, alias_targets, registered
 from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -247,7 +247,7 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
 
     with browser() as page:
         challenger = installation.eventually(
-            "a scheduled retrain makes a candidate", lambda: wanted(workspace, MODEL).challenger, 360
+            "a scheduled retrain makes a candidate", lambda: alias_targets(workspace, MODEL).challenger, 360
         )
         said(f"a scheduled retrain has made registered version {challenger.version}")
         judged = installation.eventually(
@@ -255,7 +255,7 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
         )
         said(f"shadow evaluation: {judged['decision']}: {judged['reason']}")
 
-        champion = wanted(workspace, MODEL).champion
+        champion = alias_targets(workspace, MODEL).champion
         assert champion is not None
         other = challenger.version if champion.version != challenger.version else 1
         before = repository.active(MODEL)

@@ -10,7 +10,7 @@ from msgspec import structs
 
 from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring.log.sessions import Announced, sessions_folder
-from lobsmith.monitoring.waiting import unopposed, wait_for_a_model, waiting
+from lobsmith.monitoring.waiting import note_refusal, uncompared, waiting
 from lobsmith.process import Process
 from lobsmith.release.context import Release
 from lobsmith.release.version.manifest import Manifest
@@ -71,12 +71,12 @@ def connect(workspace: Workspace, instrument: str, **process) -> None:
 def test_what_is_connected_decides(tmp_path: Path, published, active, candidate, waits, connected, promote) -> None:
     workspace = Workspace(tmp_path)
     for instrument in waits:
-        wait_for_a_model(workspace, "toy", instrument)
-        wait_for_a_model(workspace, "another", OLD)
+        note_refusal(workspace, "toy", instrument)
+        note_refusal(workspace, "another", OLD)
     for instrument in connected:
         connect(workspace, instrument)
     serving, beside = learnt(published, *active), structs.replace(learnt(published, *candidate), version=77)
-    case = unopposed(workspace, toy.params(), serving, beside, now_ns=NOW_NS)
+    case = uncompared(workspace, toy.params(), serving, beside, now_ns=NOW_NS)
     assert (None if case is None else case.promote) is promote
     if promote:
         assert case.reason.startswith("nothing serves that it could be compared with, and its gates have passed")
@@ -89,16 +89,16 @@ def test_what_is_connected_decides(tmp_path: Path, published, active, candidate,
 def test_clients_that_have_gone_neither_wait_nor_hold_up(tmp_path: Path, published: Manifest) -> None:
     workspace = Workspace(tmp_path)
     serving, beside = learnt(published, OLD), learnt(published, NEW)
-    wait_for_a_model(workspace, "toy", NEW)
+    note_refusal(workspace, "toy", NEW)
     assert waiting(workspace, "toy") == [NEW]
     # Killed, or from before the machine was started anew.
     for gone in ({"started_ticks": 1}, {"space": "another boot"}):
         connect(workspace, OLD, **gone)
-        assert unopposed(workspace, toy.params(), serving, beside, now_ns=NOW_NS).promote
+        assert uncompared(workspace, toy.params(), serving, beside, now_ns=NOW_NS).promote
     [file] = (workspace.predictions / "waiting").iterdir()
     os.utime(file, (time.time() - 60, time.time() - 60))
     assert waiting(workspace, "toy") == []
-    assert unopposed(workspace, toy.params(), serving, beside, now_ns=NOW_NS) is None
+    assert uncompared(workspace, toy.params(), serving, beside, now_ns=NOW_NS) is None
     file.write_bytes(b"{")
     assert waiting(workspace, "toy") == []
 
@@ -106,5 +106,5 @@ def test_clients_that_have_gone_neither_wait_nor_hold_up(tmp_path: Path, publish
 def test_a_disk_that_takes_nothing_ends_no_client(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     workspace.home.write_bytes(b"")
-    wait_for_a_model(workspace, "toy", NEW)
+    note_refusal(workspace, "toy", NEW)
     assert waiting(workspace, "toy") == []

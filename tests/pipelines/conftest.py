@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lobsmith.workspace import Workspace
-from tests.release.wished import workspace_with_mlflow
+from tests.release.registrations import workspace_with_mlflow
 from tests.small import params_file
 
 

@@ -12,7 +12,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.flows import Flow, load_flow_from_entrypoint
 
 from lobsmith.params import load_params
-from lobsmith.services.flows.register import OVERRIDES, not_entered, schedule_of, wanted
+from lobsmith.services.flows.register import OVERRIDES, planned_deployments, schedule_of, unregistered
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = PrefectYamlModel.model_validate(yaml.safe_load((ROOT / "prefect.yaml").read_text())).deployments
@@ -72,14 +72,16 @@ def test_a_deployment_has_another_version_once_anything_that_it_is_made_from_is_
         (tmp_path / "pipelines" / path.name).write_bytes(path.read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(OVERRIDES, raising=False)
-    there = [SimpleNamespace(**deployment.entry, version=deployment.version) for deployment in wanted(table)]
+    there = [
+        SimpleNamespace(**deployment.entry, version=deployment.version) for deployment in planned_deployments(table)
+    ]
     names = [deployment.name for deployment in there]
 
     def changed() -> list[str]:
-        return [deployment.entry["name"] for deployment in not_entered(table, there)]
+        return [deployment.entry["name"] for deployment in unregistered(table, there)]
 
     assert changed() == []
-    assert [deployment.entry["name"] for deployment in not_entered(table, there[1:])] == names[:1]
+    assert [deployment.entry["name"] for deployment in unregistered(table, there[1:])] == names[:1]
     with (tmp_path / "pipelines" / "shadow.py").open("a") as code:
         code.write("# another line\n")
     assert changed() == ["shadow"]

@@ -21,22 +21,22 @@ from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.sessions import Announced, sessions_folder
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source, log_path
 from lobsmith.monitoring.mode.store import changes, read_mode
-from lobsmith.monitoring.waiting import wait_for_a_model
+from lobsmith.monitoring.waiting import note_refusal
 from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
 from lobsmith.process import Process
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.registry import mlflow_store
-from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, wanted
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, alias_targets, registered
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.crash_points import CrashPoint
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.workspace import Workspace
 from tests.release import toy
+from tests.release.registrations import DEPLOYMENT, candidate, point_alias, register, workspace_with_mlflow
 from tests.release.verdicts import verdict
-from tests.release.wished import SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "validation_in_process")]
@@ -67,7 +67,7 @@ def settle(workspace):
 
 def promoted(workspace, scale):
     version = register(workspace, candidate(workspace, scale))
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     settle(workspace)
     return version
 
@@ -121,20 +121,20 @@ def challenged(workspace):
     champion = promoted(workspace, 0.3)
     manifest = candidate(workspace, 0.4)
     challenger = register(workspace, manifest)
-    wish(workspace, CHALLENGER, challenger)
+    point_alias(workspace, CHALLENGER, challenger)
     return champion, challenger, manifest
 
 
 @pytest.mark.parametrize(("worse_by", "decision"), [(-0.1, "promote"), (0.1, "reject"), (0.0, "keep watching")])
 def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, decision):
     champion, challenger, manifest = challenged(workspace)
-    traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=worse_by)
+    traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=manifest.created_ns, worse_by=worse_by)
     # Rows of a replay may be those that the candidate has learnt from.
-    traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=-1, source=Source.REPLAY)
+    traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=manifest.created_ns, worse_by=-1, source=Source.REPLAY)
     before = Repository.of(workspace).active("toy")
     result = shadow(workspace)
     assert (result.decision, result.verdict.rows) == (decision, ROWS)
-    now, repository = wanted(workspace, "toy"), Repository.of(workspace)
+    now, repository = alias_targets(workspace, "toy"), Repository.of(workspace)
     tags = registered(workspace, "toy", challenger.version).tags
     assert f'"decision":"{decision}"' in tags[SHADOW]
     last = [
@@ -149,8 +149,8 @@ def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, deci
             assert [verdict.gate for verdict in last.verdicts] == ["parity", "shadow"]
         case "reject":
             assert (now.champion.version, now.challenger) == (champion.version, None)
-            assert (repository.active("toy"), repository.versions(SLOT)) == (before, [])
-            assert (last.action, last.model, last.verdicts[-1].gate) == (journal.REJECTED, SLOT, "shadow")
+            assert (repository.active("toy"), repository.versions(DEPLOYMENT)) == (before, [])
+            assert (last.action, last.model, last.verdicts[-1].gate) == (journal.REJECTED, DEPLOYMENT, "shadow")
         case _:
             assert (now.champion.version, now.challenger.version) == (champion.version, challenger.version)
             assert (result.active, result.candidate) == (before, manifest.version)
@@ -186,9 +186,9 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     line = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK][-1]
     assert (line.who, line.verdicts[0].gate) == ("monitor flow", "rollback")
     assert [alert.name for alert in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
-    assert wanted(workspace, "toy").champion.version == bad.version
+    assert alias_targets(workspace, "toy").champion.version == bad.version
     settle(workspace)
-    assert wanted(workspace, "toy").champion.version == good.version
+    assert alias_targets(workspace, "toy").champion.version == good.version
     assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
     assert Repository.of(workspace).active("toy") == fallback
     # Somebody promotes another one: what is over is said to be.
@@ -215,25 +215,25 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     old = promoted(workspace, 0.3)
     manifest = candidate(workspace, 0.4, instruments=(OTHER,))
     challenger = register(workspace, manifest)
-    wish(workspace, CHALLENGER, challenger)
+    point_alias(workspace, CHALLENGER, challenger)
     # Its answers to rows of the old market are worse, which is no reason to reject it, and better ones none to promote.
-    traffic(workspace, (SLOT, manifest.version), start_ns=manifest.created_ns, worse_by=0.5)
+    traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=manifest.created_ns, worse_by=0.5)
     assert (shadow(workspace).decision, shadow(workspace).reason) == (None, "no row was put to both yet")
     client = opened(workspace, 10)
-    wait_for_a_model(workspace, "toy", "simulator:OTHER")
+    note_refusal(workspace, "toy", "simulator:OTHER")
     waits = shadow(workspace)
     output = CliRunner().invoke(cli, ["--root", str(workspace.root), "status"]).stdout
     assert f"waits    toy: {waits.reason}\n" in output
     assert waits.decision is None
     assert f"lobsmith models promote {manifest.version}" in waits.reason
-    assert wanted(workspace, "toy").champion.version == old.version
+    assert alias_targets(workspace, "toy").champion.version == old.version
     client.unlink()
     assert shadow(workspace).reason == waits.reason  # rows still come
     with LogWriter.of(workspace, "toy", params(workspace)) as log:
         log.end(f"live-0-{manifest.created_ns}", Ending.CLOSED, "its client", time.time_ns())
     result = shadow(workspace)
     assert (result.decision, result.candidate, result.verdict) == ("promote", None, None)
-    assert wanted(workspace, "toy").champion.version == challenger.version
+    assert alias_targets(workspace, "toy").champion.version == challenger.version
     last = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED][-1]
     assert last.version_to == result.active
     assert "nothing serves that it could be compared with, and its gates have passed: clients ask about" in last.reason
@@ -293,7 +293,7 @@ def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkey
     import pipelines.reconcile as flow
 
     version = register(workspace, candidate(workspace, 0.3))
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     seized = []
 
     def seize(step):
@@ -345,7 +345,7 @@ def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
     occupied = Repository.of(workspace).config_path("toy_drift")
     occupied.parent.mkdir(parents=True)
     occupied.write_text('name: "toy_drift"')
-    wish(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3, scored=True)))
+    point_alias(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3, scored=True)))
     result = follow_the_registry.fn(workspace, params(workspace), "reconcile flow")
     assert result.promoted == result.active
     [alert] = alerts.firing(workspace)

@@ -17,7 +17,7 @@ from lobsmith.params import Params, load_params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish
 from lobsmith.release.reconcile.requests import register_challenger
-from lobsmith.release.registry.aliases import wanted
+from lobsmith.release.registry.aliases import alias_targets
 from lobsmith.release.registry.runs import log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
@@ -95,14 +95,14 @@ def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
     assert bad.losses[0] < good.losses[0]
     active = put(workspace, params, good.artifact)
     registered = deploy_candidate(workspace, params, bad.artifact)
-    assert wanted(workspace, "lob").challenger.version == registered
+    assert alias_targets(workspace, "lob").challenger.version == registered
     assert shadow(str(workspace.root), CHANGES, [Source.REPLAY]).decision is None
     trade(workspace, params, trained.session(9, 900, params))
     result = shadow(str(workspace.root), CHANGES, [Source.REPLAY])
     assert result.decision == REJECT, result.reason
     assert result.verdict.difference > 0.1
     assert (result.active, result.candidate) == (active, None)
-    assert wanted(workspace, "lob").challenger is None
+    assert alias_targets(workspace, "lob").challenger is None
     [rejected] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.REJECTED]
     assert rejected.model == "lob_candidate"
 

@@ -23,7 +23,7 @@ from lobsmith.errors import (
 from lobsmith.features.dataset import DATASET, load_dataset
 from lobsmith.market.store import Store
 from lobsmith.params import load_params
-from lobsmith.release.registry.aliases import CHAMPION, SERVING, Wanted, request, wanted
+from lobsmith.release.registry.aliases import CHAMPION, SERVING, AliasTargets, alias_targets, request
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
@@ -54,7 +54,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
     repository = Repository.of(workspace)
     assert repository.active("lob") == first.version
     manifest = read_manifest(Path(first.manifest).parent)
-    champion = wanted(workspace, "lob").champion
+    champion = alias_targets(workspace, "lob").champion
     assert champion is not None
     assert champion.run_id == first.mlflow_run_id == manifest.mlflow_run_id
     assert champion.tags["artifact_id"] == manifest.artifact_id
@@ -93,7 +93,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         assert repository.active("lob") == first.version
         assert control.ready_versions("lob") == [first.version]
         assert control.ready_versions("lob_candidate") == [second.version]
-        challenger = wanted(workspace, "lob").challenger
+        challenger = alias_targets(workspace, "lob").challenger
         assert challenger is not None
         assert challenger.version == second.registered
         assert challenger.tags[SERVING] == f"candidate lob_candidate {second.version}"
@@ -149,7 +149,7 @@ def test_a_refused_candidate_is_recorded_and_not_published(workspace: Workspace)
         run(workspace, **{"gates.skill": 0.01})
     assert untouched(workspace)
     assert [entry.action for entry in journal.read(workspace.journal)] == [journal.REFUSED]
-    assert wanted(workspace, "lob") == Wanted()
+    assert alias_targets(workspace, "lob") == AliasTargets()
 
 
 def test_a_thin_window_is_refused_before_training(workspace: Workspace) -> None:

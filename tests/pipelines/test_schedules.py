@@ -21,7 +21,7 @@ import yaml
 from lobsmith.lease import hold_lease
 from lobsmith.process import HEARTBEAT, Heartbeat, heartbeat_memory
 from lobsmith.services.flows.schedule import next_runs
-from tests.release.wished import workspace_with_mlflow
+from tests.release.registrations import workspace_with_mlflow
 
 ROOT = Path(__file__).parents[2]
 PREFECT = (sys.executable, "-m", "prefect", "--no-prompt")
@@ -100,8 +100,8 @@ class Prefect:
         return answer.raise_for_status().json()
 
     def runs(self, deployment: str, state: str) -> int:
-        wanted = {"type": {"any_": [state]}}
-        return self.post("flow_runs/count", deployments=named(deployment), flow_runs={"state": wanted})
+        planned_deployments = {"type": {"any_": [state]}}
+        return self.post("flow_runs/count", deployments=named(deployment), flow_runs={"state": planned_deployments})
 
     def begun(self, deployment: str) -> dict[str, Any]:
         """Begin a run of a deployment; return it once its flow runs."""
@@ -213,8 +213,8 @@ def serving(prefect: Prefect) -> Iterator[psutil.Process]:
 
 
 def completed_since(prefect: Prefect, deployment: str, time: datetime) -> bool:
-    wanted = {"start_time": {"after_": time.isoformat()}, "state": {"type": {"any_": ["COMPLETED"]}}}
-    return prefect.post("flow_runs/count", deployments=named(deployment), flow_runs=wanted) > 0
+    planned_deployments = {"start_time": {"after_": time.isoformat()}, "state": {"type": {"any_": ["COMPLETED"]}}}
+    return prefect.post("flow_runs/count", deployments=named(deployment), flow_runs=planned_deployments) > 0
 
 
 @pytest.mark.integration

@@ -10,8 +10,8 @@ import msgspec
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.workspace import Workspace
+from tests.release.registrations import PARAMS
 from tests.release.stand_in import StandIn
-from tests.release.wished import PARAMS
 
 
 def main(root: Path, fatal: str = "") -> None:

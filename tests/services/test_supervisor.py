@@ -287,15 +287,20 @@ def test_a_second_one_names_the_first_and_leaves_its_clock(root: Path) -> None:
 
 
 def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None:
-    wanted = server("first")
-    holder = subprocess.Popen([sys.executable, "-c", SERVER, str(wanted["port"])], stderr=subprocess.DEVNULL)
+    planned_deployments = server("first")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", SERVER, str(planned_deployments["port"])], stderr=subprocess.DEVNULL
+    )
     try:
-        while not _listens(int(str(wanted["port"]))):
+        while not _listens(int(str(planned_deployments["port"]))):
             time.sleep(0.05)
-        with up(root, beating("other"), wanted) as refused:
+        with up(root, beating("other"), planned_deployments) as refused:
             assert refused.process.wait(20) == 1
             [line] = refused.errors.read_text().splitlines()
-            assert f"port {wanted['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in line
+            assert (
+                f"port {planned_deployments['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}"
+                in line
+            )
             assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in line
             assert refused.changes == []
     finally:
@@ -360,13 +365,13 @@ def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(r
 
 
 def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
-    wanted = server("first")
-    with up(small_disk, wanted) as running:
+    planned_deployments = server("first")
+    with up(small_disk, planned_deployments) as running:
         running.ready("first")
         ballast, [killed] = fill(small_disk), [running.pid("first")]
         os.kill(killed, signal.SIGKILL)
         running.eventually(lambda: not is_running(killed))
-        running.eventually(lambda: _listens(int(str(wanted["port"]))))
+        running.eventually(lambda: _listens(int(str(planned_deployments["port"]))))
         ballast.unlink()
         os.kill(running.process.pid, signal.SIGTERM)
         running.process.wait(30)

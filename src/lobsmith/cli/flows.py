@@ -30,7 +30,7 @@ def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...]
         from pipelines.reconcile import reconcile as flow
 
         outcome = flow(str(workspace.root), changes)
-    _show(outcome, outcome.words() or "nothing to do", as_json)
+    _show(outcome, outcome.summary() or "nothing to do", as_json)
 
 
 @click.command()

@@ -155,7 +155,7 @@ def promote(
     if as_json:
         print_json({"registered": registered.version, **msgspec.to_builtins(outcome), "served": server is not None})
         return
-    results.print(outcome.words(), soft_wrap=True, markup=False)
+    results.print(outcome.summary(), soft_wrap=True, markup=False)
     serving = "serves it" if server is not None else "will serve it; start it with lobsmith serve"
     results.print(f"{name} {outcome.active} is registry:{registered.version}; Triton {serving}", soft_wrap=True)
 
@@ -208,14 +208,21 @@ def _params(workspace: Workspace, model: str | None, settings: tuple[str, ...]) 
 
 
 def _listing(workspace: Workspace, model: str) -> dict[str, Any]:
-    from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, Registered, find_registered, wanted
+    from lobsmith.release.registry.aliases import (
+        CHALLENGER,
+        CHAMPION,
+        SERVING,
+        Registered,
+        alias_targets,
+        find_registered,
+    )
     from lobsmith.release.repository.repository import Repository
     from lobsmith.release.version.names import candidate_model, companions
 
     away, registered, aliases = None, list[Registered](), dict[str, Registered | None]()
     try:
         registered = find_registered(workspace, model, {})
-        targets = wanted(workspace, model)
+        targets = alias_targets(workspace, model)
         aliases = {CHAMPION: targets.champion, CHALLENGER: targets.challenger}
     except RegistryError as error:
         away = str(error)

@@ -41,7 +41,7 @@ def verify(workspace: Workspace, repairs: bool, as_json: bool, settings: tuple[s
         for incident in incidents:
             state = ("left" if repairs else incident.remedy) if incident in left else "repaired"
             reason = f" ({failures[incident.place]})" if incident.place in failures else ""
-            line = f"{incident.kind.value:<9} {incident.place}: {incident.words}; {state}{reason}"
+            line = f"{incident.kind.value:<9} {incident.place}: {incident.message}; {state}{reason}"
             results.print(line, soft_wrap=True)
         results.print(f"{len(incidents)} found, {len(left)} left" if incidents else "nothing is wrong")
     if left:

@@ -165,7 +165,7 @@ def _service_state(workspace: Workspace, model: str) -> dict[str, str] | None:
 
 def _waiting_reason(workspace: Workspace, model: str) -> str | None:
     """Return what refused clients of a model wait for, if any."""
-    from lobsmith.monitoring.waiting import unopposed, waiting
+    from lobsmith.monitoring.waiting import uncompared, waiting
     from lobsmith.params import load_params
     from lobsmith.release.repository.repository import Repository
     from lobsmith.release.version.manifest import read_manifest
@@ -178,7 +178,7 @@ def _waiting_reason(workspace: Workspace, model: str) -> str | None:
     active, candidate = read_manifest(repository.directory(model, version)), repository.active(deployment)
     if candidate is not None:
         challenger = read_manifest(repository.directory(deployment, candidate))
-        decision = unopposed(workspace, load_params(workspace.params), active, challenger, now_ns=clock.now_ns())
+        decision = uncompared(workspace, load_params(workspace.params), active, challenger, now_ns=clock.now_ns())
         if decision is not None:
             return f"{decision.reason}; the shadow flow makes it the champion" if decision.promote else decision.reason
     refused = [instrument for instrument in waiting(workspace, model) if not active.was_trained_on(instrument)]
@@ -267,7 +267,7 @@ def _incidents(workspace: Workspace) -> list[dict[str, Any]]:
         served = served_versions(workspace)
     except LobsmithError:
         served = None
-    incidents = [incident for incident in verify(workspace, served) if incident.kind is not IntegrityKind.UNSOUND]
+    incidents = [incident for incident in verify(workspace, served) if incident.kind is not IntegrityKind.CORRUPT]
     return [{"kind": incident.kind.value, **msgspec.to_builtins(incident)} for incident in incidents]
 
 
@@ -286,7 +286,7 @@ def _aliases(workspace: Workspace, model: str) -> dict[str, str | None]:
     """Return champion, challenger and its last verdict, or the registry's error."""
     import msgspec
 
-    from lobsmith.release.registry.aliases import SHADOW, wanted
+    from lobsmith.release.registry.aliases import SHADOW, alias_targets
     from lobsmith.release.version.names import may_produce
     from lobsmith.verdict import Verdict
     from lobsmith.workspace import SQLITE
@@ -296,7 +296,7 @@ def _aliases(workspace: Workspace, model: str) -> dict[str, str | None]:
     if not may_produce(model) or (embedded and not (workspace.home / "mlflow.db").exists()):
         return empty
     try:
-        targets = wanted(workspace, model)
+        targets = alias_targets(workspace, model)
     except LobsmithError as error:
         return {**empty, "champion": f"unknown: {error}"}
     text = None

@@ -81,7 +81,7 @@ class OnnxModel(StatefulModel):
         return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
 
 
-class Stepping(Protocol):
+class StepModel(Protocol):
     """A model that holds its stream's state, for calls of one shape: `BoundModel`, `CompiledStep`.
 
     Attributes:
@@ -105,7 +105,7 @@ class Stepping(Protocol):
 
 
 class BoundModel:
-    """A `Stepping` model on ONNX Runtime, with inputs and outputs bound once.
+    """A `StepModel` model on ONNX Runtime, with inputs and outputs bound once.
 
     Two state buffers alternate, so that no state is copied between calls. Not thread-safe.
     """

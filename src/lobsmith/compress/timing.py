@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import Struct
 
-from lobsmith.compress.runtime import Float, Stepping
+from lobsmith.compress.runtime import Float, StepModel
 from lobsmith.units import NS_PER_US
 
 USES = {"step": (1, 1), "chunk": (1, 32), "batch": (32, 1)}
@@ -43,8 +43,8 @@ class Timing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def compare_times(
-    model: Callable[[], Stepping],
-    reference: Callable[[], Stepping],
+    model: Callable[[], StepModel],
+    reference: Callable[[], StepModel],
     use: str,
     rows: Float,
     calls: int,
@@ -97,7 +97,7 @@ def compare_times(
 class _Side:
     """A model and its input rows."""
 
-    def __init__(self, model: Stepping, rows: Float, forgets: bool) -> None:
+    def __init__(self, model: StepModel, rows: Float, forgets: bool) -> None:
         self.model, self.forgets = model, forgets
         self.streams, steps, width = model.features.shape
         self.calls = rows[: len(rows) // steps * steps].reshape(-1, steps, width)

@@ -29,7 +29,7 @@ class Refused(Struct, frozen=True, kw_only=True):
     instrument: str
 
 
-class Unopposed(Struct, frozen=True, kw_only=True):
+class Uncompared(Struct, frozen=True, kw_only=True):
     """A candidate for which no row can be put to the active version.
 
     Attributes:
@@ -41,7 +41,7 @@ class Unopposed(Struct, frozen=True, kw_only=True):
     reason: str
 
 
-def wait_for_a_model(workspace: Workspace, model: str, instrument: str) -> None:
+def note_refusal(workspace: Workspace, model: str, instrument: str) -> None:
     """Write that a client was refused now; a failed write is ignored."""
     path = _folder(workspace) / f"{model}-{instrument.replace(':', '-')}.json"
     try:
@@ -66,9 +66,9 @@ def waiting(workspace: Workspace, model: str) -> list[str]:
     return sorted(instruments)
 
 
-def unopposed(
+def uncompared(
     workspace: Workspace, params: Params, active: Manifest, candidate: Manifest, *, now_ns: int
-) -> Unopposed | None:
+) -> Uncompared | None:
     """Return a candidate's case where clients ask only for what the active version was not trained on and the candidate
     was.
 
@@ -97,12 +97,12 @@ def unopposed(
             f"has not learnt, but not {connected}, which clients are connected for: it serves once they have "
             f"left, or at once by lobsmith models promote {version}"
         )
-        return Unopposed(promote=False, reason=reason)
+        return Uncompared(promote=False, reason=reason)
     reason = (
         f"nothing serves that it could be compared with, and its gates have passed: clients ask about {asked}, "
         f"which {active.model} {active.version} has not learnt, and about nothing that it has"
     )
-    return Unopposed(promote=True, reason=reason)
+    return Uncompared(promote=True, reason=reason)
 
 
 def _folder(workspace: Workspace) -> Path:

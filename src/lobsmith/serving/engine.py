@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lobsmith.compress import MODEL, STEP
-from lobsmith.compress.runtime import Answered, OnnxModel, Stepping
+from lobsmith.compress.runtime import Answered, OnnxModel, StepModel
 from lobsmith.compress.step.compiled import open_step
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.version.contract import FEATURES, MAX_ROWS, STATE
@@ -64,7 +64,7 @@ class Engine:
             reason = " ".join(str(error).split())[:300]
             raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
 
-    def _answer_row(self, step: Stepping, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+    def _answer_row(self, step: StepModel, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
         with self._stepping:
             step.features[:] = features
             step.state[:] = state

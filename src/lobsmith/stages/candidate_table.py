@@ -10,7 +10,7 @@ from msgspec import structs
 
 from lobsmith.compress.candidates import Candidate
 from lobsmith.compress.footprint import measure_footprint
-from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, Stepping
+from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, StepModel
 from lobsmith.compress.step.compiled import open_step
 from lobsmith.compress.timing import USES, Timing, compare_times
 from lobsmith.errors import ReleaseError
@@ -118,7 +118,7 @@ def _timings(candidate: Candidate, reference: Candidate, rows: Float, calls: int
     return tuple(timings)
 
 
-def _open(candidate: Candidate, use: str) -> Stepping:
+def _open(candidate: Candidate, use: str) -> StepModel:
     """Load a candidate as it would be used: single rows in process, the rest behind Triton."""
     if use == "step":
         return open_step(candidate.model, candidate.step)

@@ -144,7 +144,7 @@ def check(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftCheck:
     )
 
 
-def earlier_looks(count: int, drifted: int) -> list[DriftCheck]:
+def earlier_checks(count: int, drifted: int) -> list[DriftCheck]:
     """Checks each five minutes before `NOW_NS`, the last ones with drift."""
     generator = np.random.default_rng(8)
     made = []
@@ -179,7 +179,7 @@ HAPPENINGS = (
 def content(drift_check: DriftCheck | None = None, count: int = 60, **changed) -> Content:
     """Content of the page of a check after others, the last dozen with drift."""
     drift_check = drift_check or check()
-    earlier = tuple(history.as_line(before, str(before.looked_ns), None) for before in earlier_looks(count, 12))
+    earlier = tuple(history.as_line(before, str(before.looked_ns), None) for before in earlier_checks(count, 12))
     page_content = Content(
         check=drift_check,
         since_ns=drift_since(drift_check, earlier),

@@ -60,7 +60,7 @@ def test_a_kind_that_was_not_checked_is_named():
 
 
 def test_drift_is_since_the_first_check_of_an_unbroken_run():
-    earlier = [as_line(before, "", None) for before in drifted.earlier_looks(20, 3)]
+    earlier = [as_line(before, "", None) for before in drifted.earlier_checks(20, 3)]
     assert drift_since(drifted.check(), earlier) == earlier[-3].looked_ns
     assert drift_since(drifted.check(), []) == drifted.NOW_NS
     assert drift_since(drifted.check(drifted.covariate(Finding.NO_DRIFT)), earlier) is None

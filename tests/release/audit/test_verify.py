@@ -42,8 +42,8 @@ def test_a_corrupt_version_leaves_while_a_valid_version_remains(workspace, repos
     bad = listed[which]
     (repository.directory("toy", bad) / "golden.safetensors").write_bytes(b"")
     findings = verify(workspace)
-    assert (IntegrityKind.UNSOUND, "toy", bad, True) in kinds(findings)
-    assert "golden.safetensors: changed" in findings[0].words or "golden.safetensors: changed" in findings[1].words
+    assert (IntegrityKind.CORRUPT, "toy", bad, True) in kinds(findings)
+    assert "golden.safetensors: changed" in findings[0].message or "golden.safetensors: changed" in findings[1].message
     assert mend(workspace) == []
     assert repository.listed("toy") == [version for version in listed if version != bad]
     assert verify(workspace) == []
@@ -60,7 +60,7 @@ def test_the_last_good_version_is_never_taken_away(workspace, repository):
     before = repository.listed("toy")
     findings = verify(workspace)
     assert {
-        finding.safe for finding in findings if (finding.kind, finding.model) == (IntegrityKind.UNSOUND, "toy")
+        finding.safe for finding in findings if (finding.kind, finding.model) == (IntegrityKind.CORRUPT, "toy")
     } == {False}
     mend(workspace)
     assert repository.listed("toy") == repository.versions("toy") == before
@@ -119,8 +119,8 @@ def test_leftovers_of_crashed_writers_are_cleared_and_those_of_live_ones_left(wo
     repository.config_path("toy").with_name(".config.pbtxt.x1").write_text("half")
     shutil.copytree(repository.directory("toy", repository.active("toy")), repository.root / "toy" / "20990101000000")
     with sole_writer(Release(workspace, PARAMS), "publish toy"):
-        assert {finding.kind for finding in verify(workspace)} == {IntegrityKind.UNSOUND}
-    assert {IntegrityKind.LEFTOVER, IntegrityKind.UNSOUND} == {finding.kind for finding in verify(workspace)}
+        assert {finding.kind for finding in verify(workspace)} == {IntegrityKind.CORRUPT}
+    assert {IntegrityKind.LEFTOVER, IntegrityKind.CORRUPT} == {finding.kind for finding in verify(workspace)}
     assert mend(workspace) == []
     assert verify(workspace) == []
     assert list(workspace.staging.iterdir()) == []

@@ -167,7 +167,7 @@ def test_a_corrupt_score_is_made_anew_and_its_model_goes_on(workspace, repositor
     assert repository.valid("toy") == (listed, {})
     findings = verify(workspace)
     assert [(finding.kind, finding.model, finding.version) for finding in findings] == [
-        (IntegrityKind.UNSOUND, "toy_drift", listed[which])
+        (IntegrityKind.CORRUPT, "toy_drift", listed[which])
     ]
     assert mend(workspace) == []
     assert verify(workspace) == []
@@ -183,7 +183,7 @@ def test_a_score_of_another_version_is_found(workspace, repository):
     toy.seal(directory, manifest)
     assert repository.integrity_error("toy_drift", new) is None
     [finding] = verify(workspace)
-    assert f"does not belong to toy {new}" in finding.words
+    assert f"does not belong to toy {new}" in finding.message
     assert mend(workspace) == []
     assert verify(workspace) == []
 

@@ -19,7 +19,7 @@ from lobsmith.release.reconcile.plan import (
     next_action,
     taken_back,
 )
-from lobsmith.release.registry.aliases import ARTIFACT_ID, TRITON_VERSION, Registered, Wanted
+from lobsmith.release.registry.aliases import ARTIFACT_ID, TRITON_VERSION, AliasTargets, Registered
 from lobsmith.release.repository import journal
 
 ARTIFACTS = "abcd"
@@ -54,7 +54,7 @@ class World:
         return Situation(
             self.active,
             self.candidate,
-            Wanted(self.registered(self.champion), self.registered(self.challenger)),
+            AliasTargets(self.registered(self.champion), self.registered(self.challenger)),
             frozenset(self.back),
             frozenset(self.refused),
         )
@@ -135,7 +135,7 @@ def test_whatever_happens_it_ends_in_what_is_wanted(happened) -> None:
     after = world.situation()
     world.reconcile()
     assert world.situation() == after
-    champion, challenger = after.wanted.champion, after.wanted.challenger
+    champion, challenger = after.targets.champion, after.targets.challenger
     if champion is not None and ("champion", champion.version) not in after.refused:
         assert after.active is not None
         assert after.active.artifact_id == champion.artifact_id
@@ -149,22 +149,22 @@ def test_whatever_happens_it_ends_in_what_is_wanted(happened) -> None:
 
 
 A, B = Present(1, "a"), Present(2, "b")
-WANTS_A, WANTS_B = Wanted(version(1, "a", triton_version="1")), Wanted(version(2, "b", triton_version="2"))
+WANTS_A, WANTS_B = AliasTargets(version(1, "a", triton_version="1")), AliasTargets(version(2, "b", triton_version="2"))
 
 
 def test_a_rolled_back_artifact_comes_again_only_when_it_is_asked_for_again() -> None:
-    rolled_back = Situation(active=A, wanted=WANTS_B, taken_back=frozenset("b"))
+    rolled_back = Situation(active=A, targets=WANTS_B, taken_back=frozenset("b"))
     assert next_action(rolled_back) == RevertAlias(WANTS_B.champion, A)
-    moved = replace(rolled_back, wanted=WANTS_A)
+    moved = replace(rolled_back, targets=WANTS_A)
     assert next_action(moved) == AcknowledgeRollback(frozenset("b"))
     acknowledged = replace(moved, taken_back=frozenset())
     assert next_action(acknowledged) is None
-    assert next_action(replace(acknowledged, wanted=WANTS_B)) == Promote(WANTS_B.champion)
+    assert next_action(replace(acknowledged, targets=WANTS_B)) == Promote(WANTS_B.champion)
 
 
 def test_two_rollbacks_in_a_row_leave_neither_to_come_again() -> None:
     for unwanted in "bc":
-        situation = Situation(active=A, wanted=Wanted(version(3, unwanted)), taken_back=frozenset("bc"))
+        situation = Situation(active=A, targets=AliasTargets(version(3, unwanted)), taken_back=frozenset("bc"))
         assert isinstance(next_action(situation), RevertAlias)
 
 
@@ -174,15 +174,15 @@ def test_without_aliases_serving_goes_on_and_the_candidate_is_undeployed() -> No
 
 
 def test_the_first_challenger_has_nothing_to_be_compared_with() -> None:
-    wanted = Wanted(challenger=version(1, "a"))
-    assert next_action(Situation(candidate=A, wanted=wanted)) == PromoteChallenger(wanted.challenger)
-    assert next_action(Situation(active=B, candidate=A, wanted=wanted)) is None
+    targets = AliasTargets(challenger=version(1, "a"))
+    assert next_action(Situation(candidate=A, targets=targets)) == PromoteChallenger(targets.challenger)
+    assert next_action(Situation(active=B, candidate=A, targets=targets)) is None
 
 
 def test_a_refused_challenger_leaves_the_candidate_alone() -> None:
-    wanted = Wanted(challenger=version(2, "b"))
-    situation = Situation(active=A, candidate=Present(3, "c"), wanted=wanted)
-    assert next_action(situation) == DeployCandidate(wanted.challenger)
+    targets = AliasTargets(challenger=version(2, "b"))
+    situation = Situation(active=A, candidate=Present(3, "c"), targets=targets)
+    assert next_action(situation) == DeployCandidate(targets.challenger)
     assert next_action(replace(situation, refused=frozenset({("challenger", 2)}))) is None
 
 

@@ -21,20 +21,20 @@ from lobsmith.release.registry.aliases import (
     SERVING,
     SHADOW,
     TRITON_VERSION,
-    Wanted,
+    AliasTargets,
+    alias_targets,
     delete_alias,
     registered,
     release_of,
     request,
     tag,
-    wanted,
 )
 from lobsmith.release.registry.runs import RunRef
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.rollback import rollback
 from tests.release import toy
+from tests.release.registrations import DEPLOYMENT, PARAMS, candidate, point_alias, register, workspace_with_mlflow
 from tests.release.stand_in import StandIn
-from tests.release.wished import PARAMS, SLOT, candidate, register, wish, workspace_with_mlflow
 from tests.small import params_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("validation_in_process")]
@@ -62,7 +62,7 @@ def artifact_of(repository, model="toy"):
 def promoted(workspace, scale, server=None):
     """A registered version that is the champion and serves."""
     version = register(workspace, candidate(workspace, scale))
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     reconcile_fully(workspace, server)
     return version
 
@@ -74,7 +74,7 @@ def actions(workspace, model="toy"):
 def test_an_alias_set_on_mlflows_page_is_a_promotion(workspace, repository, server):
     manifest = candidate(workspace, 0.3)
     version = register(workspace, manifest)
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     outcome = reconcile_fully(workspace, server)
     assert outcome.promoted == outcome.active == repository.active("toy")
     assert artifact_of(repository) == manifest.artifact_id
@@ -83,7 +83,7 @@ def test_an_alias_set_on_mlflows_page_is_a_promotion(workspace, repository, serv
     assert version.tags[TRITON_VERSION] == str(outcome.active)
     assert version.tags[SERVING] == f"active as toy {outcome.active}"
     # No challenger was requested.
-    assert (outcome.candidate, repository.versions(SLOT)) == (None, [])
+    assert (outcome.candidate, repository.versions(DEPLOYMENT)) == (None, [])
     assert actions(workspace) == [journal.PROMOTED]
 
 
@@ -102,7 +102,7 @@ def test_what_the_repository_no_longer_has_comes_from_mlflow(workspace, reposito
         promoted(workspace, scale, server)
     shutil.rmtree(repository.directory("toy", repository.versions("toy")[0]))
     repository.list_versions("toy", repository.versions("toy"))
-    wish(workspace, CHAMPION, first)
+    point_alias(workspace, CHAMPION, first)
     outcome = reconcile_fully(workspace, server)
     assert artifact_of(repository) == first.artifact_id
     assert outcome.promoted == repository.active("toy")
@@ -112,23 +112,25 @@ def test_what_the_repository_no_longer_has_comes_from_mlflow(workspace, reposito
 def test_a_challenger_is_deployed_and_without_one_the_candidate_is_undeployed(workspace, repository, server):
     promoted(workspace, 0.3, server)
     challenger = register(workspace, candidate(workspace, 0.4))
-    wish(workspace, CHALLENGER, challenger)
+    point_alias(workspace, CHALLENGER, challenger)
     first = reconcile_fully(workspace, server)
     assert first.done == ()
     another = register(workspace, candidate(workspace, 0.5))
-    assert artifact_of(repository, SLOT) == another.artifact_id
+    assert artifact_of(repository, DEPLOYMENT) == another.artifact_id
     reconcile_fully(workspace, server)
-    assert artifact_of(repository, SLOT) == challenger.artifact_id, "the alias says what is wanted, not the deployment"
-    wish(workspace, CHALLENGER, another)
+    assert artifact_of(repository, DEPLOYMENT) == challenger.artifact_id, (
+        "the alias says what is wanted, not the deployment"
+    )
+    point_alias(workspace, CHALLENGER, another)
     reconcile_fully(workspace, server)
-    assert artifact_of(repository, SLOT) == another.artifact_id
+    assert artifact_of(repository, DEPLOYMENT) == another.artifact_id
     verdict = '{"gate": "shadow", "passed": false, "value": 0.1, "threshold": 20.0}'
     tag(workspace, "toy", another.version, {SHADOW: verdict})
-    wish(workspace, CHALLENGER, None)
+    point_alias(workspace, CHALLENGER, None)
     reconcile_fully(workspace, server)
-    assert repository.versions(SLOT) == []
+    assert repository.versions(DEPLOYMENT) == []
     last = journal.read(workspace.journal)[-1]
-    assert (last.action, last.model, last.verdicts[0].gate) == (journal.REJECTED, SLOT, "shadow")
+    assert (last.action, last.model, last.verdicts[0].gate) == (journal.REJECTED, DEPLOYMENT, "shadow")
 
 
 def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
@@ -148,9 +150,9 @@ def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
         Release(workspace, PARAMS, note=meanwhile), made, model="toy", contract=toy.CONTRACT, run=run
     )
     reconcile_fully(workspace)
-    assert repository.active(SLOT) == manifest.version
-    challenger = wanted(workspace, "toy").challenger
-    assert challenger.tags[SERVING] == f"candidate {SLOT} {manifest.version}"
+    assert repository.active(DEPLOYMENT) == manifest.version
+    challenger = alias_targets(workspace, "toy").challenger
+    assert challenger.tags[SERVING] == f"candidate {DEPLOYMENT} {manifest.version}"
     with release_of(workspace, "toy", challenger) as (_, kept):
         assert kept == manifest
 
@@ -162,25 +164,25 @@ def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
     with pytest.raises(GateError):
         register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
     assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
-    assert (repository.models(), wanted(workspace, "toy")) == ([], Wanted())
+    assert (repository.models(), alias_targets(workspace, "toy")) == ([], AliasTargets())
 
 
 def test_a_promoted_challenger_is_none_any_more(workspace, repository, server):
     promoted(workspace, 0.3, server)
     version = register(workspace, candidate(workspace, 0.4))
-    wish(workspace, CHALLENGER, version)
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHALLENGER, version)
+    point_alias(workspace, CHAMPION, version)
     reconcile_fully(workspace, server)
     assert artifact_of(repository) == version.artifact_id
-    assert wanted(workspace, "toy").challenger is None
-    assert repository.versions(SLOT) == []
+    assert alias_targets(workspace, "toy").challenger is None
+    assert repository.versions(DEPLOYMENT) == []
 
 
 def test_a_passed_shadow_verdict_goes_along(workspace, repository):
     version = register(workspace, candidate(workspace, 0.4))
     verdict = '{"gate": "shadow", "passed": true, "value": 30.0, "threshold": 20.0}'
     tag(workspace, "toy", version.version, {SHADOW: verdict})
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     outcome = reconcile_fully(workspace)
     assert [verdict.gate for verdict in repository.verify("toy", outcome.active).verdicts] == ["parity", "shadow"]
 
@@ -189,7 +191,7 @@ def test_an_overruled_shadow_verdict_is_in_the_journal(workspace, repository):
     version = register(workspace, candidate(workspace, 0.4))
     verdict = '{"gate": "shadow", "passed": false, "value": 0.5, "threshold": 20.0}'
     tag(workspace, "toy", version.version, {SHADOW: verdict})
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     reconcile_fully(workspace)
     [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED]
     assert "; against the verdict shadow" in entry.reason
@@ -198,13 +200,13 @@ def test_an_overruled_shadow_verdict_is_in_the_journal(workspace, repository):
 def test_after_a_rollback_the_alias_goes_back_and_a_new_request_counts(workspace, repository, server):
     good, bad = promoted(workspace, 0.3, server), promoted(workspace, 0.4, server)
     rollback(Release(workspace, PARAMS, server), "toy", reason="it is worse")
-    assert wanted(workspace, "toy").champion.version == bad.version
+    assert alias_targets(workspace, "toy").champion.version == bad.version
     outcome = reconcile_fully(workspace, server)
-    assert (wanted(workspace, "toy").champion.version, outcome.promoted) == (good.version, None)
+    assert (alias_targets(workspace, "toy").champion.version, outcome.promoted) == (good.version, None)
     assert artifact_of(repository) == good.artifact_id
     assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
     assert actions(workspace)[-2:] == [journal.ROLLED_BACK, journal.ROLLBACK_ACKNOWLEDGED]
-    wish(workspace, CHAMPION, bad)
+    point_alias(workspace, CHAMPION, bad)
     again = reconcile_fully(workspace, server)
     assert artifact_of(repository) == bad.artifact_id
     assert again.promoted == again.active
@@ -215,11 +217,11 @@ def test_an_alias_moved_by_another_client_completes_the_rollback_too(workspace, 
     bad = promoted(workspace, 0.4)
     third = register(workspace, candidate(workspace, 0.5))
     rollback(Release(workspace, PARAMS), "toy")
-    wish(workspace, CHAMPION, third)
+    point_alias(workspace, CHAMPION, third)
     reconcile_fully(workspace)
     assert artifact_of(repository) == third.artifact_id
     assert journal.ROLLBACK_ACKNOWLEDGED in actions(workspace)
-    wish(workspace, CHAMPION, bad)
+    point_alias(workspace, CHAMPION, bad)
     reconcile_fully(workspace)
     assert artifact_of(repository) == bad.artifact_id
 
@@ -261,19 +263,19 @@ def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repo
     assert REFUSED not in registered(workspace, "toy", bad.version).tags
     reconcile_fully(workspace)
     assert artifact_of(repository) == good.artifact_id
-    assert wanted(workspace, "toy").champion.version == good.version
+    assert alias_targets(workspace, "toy").champion.version == good.version
 
 
 def test_rolled_back_to_what_is_not_registered_leaves_no_champion(workspace, repository):
     with_no_registration = candidate(workspace, 0.3)
     first = register(workspace, with_no_registration)
-    wish(workspace, CHAMPION, first)
+    point_alias(workspace, CHAMPION, first)
     reconcile_fully(workspace)
     promoted(workspace, 0.4)
     tag(workspace, "toy", first.version, {ARTIFACT_ID: "5" * 64})
     rollback(Release(workspace, PARAMS), "toy")
     reconcile_fully(workspace)
-    assert wanted(workspace, "toy").champion is None
+    assert alias_targets(workspace, "toy").champion is None
     assert artifact_of(repository) == with_no_registration.artifact_id
 
 
@@ -295,7 +297,7 @@ def test_an_impossible_request_is_refused_once_and_serving_goes_on(workspace, re
         case "no artifact at all":
             version = register(workspace, None)
     candidate(workspace, 0.5)  # the candidate deployment is another by now
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     if case == "other contract":
         corrupt(repository, active)
     first = reconcile_fully(workspace, server)
@@ -308,7 +310,7 @@ def test_an_impossible_request_is_refused_once_and_serving_goes_on(workspace, re
     assert len(lines) == 1
     assert REFUSED in registered(workspace, "toy", version.version).tags
     reconcile(Release(workspace, PARAMS, server), "toy", retry=True)
-    wish(workspace, CHAMPION, good)
+    point_alias(workspace, CHAMPION, good)
     if case != "other contract":
         assert reconcile_fully(workspace, server).refused == {}
 
@@ -337,7 +339,7 @@ def test_what_the_server_refuses_is_tried_again_when_asked(workspace, repository
 
     server = StandIn(workspace, refuse)
     version = register(workspace, candidate(workspace, 0.3))
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     outcome = reconcile_fully(workspace, server)
     assert "warm-up failed" in outcome.refused["champion"]
     refusing[0] = False
@@ -355,11 +357,11 @@ def test_a_score_that_is_not_to_be_had_refuses_no_promotion_and_is_made_up_for(w
 
     server = StandIn(workspace, refuse)
     version = register(workspace, candidate(workspace, 0.3, scored=True))
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     outcome = reconcile_fully(workspace, server)
     assert (outcome.promoted, outcome.refused, outcome.champion) == (repository.active("toy"), {}, version.version)
     assert "warm-up failed" in outcome.unscored[outcome.active]
-    assert "without its score" in outcome.words()
+    assert "without its score" in outcome.summary()
     refusing[0] = False
     assert reconcile_fully(workspace, server).unscored == outcome.unscored
     assert reconcile_fully(workspace, server, retry=True).unscored == {}
@@ -373,8 +375,8 @@ def test_a_score_that_is_not_to_be_had_refuses_no_promotion_and_is_made_up_for(w
 
 def test_a_score_comes_from_mlflow_with_its_version(workspace, repository):
     version = register(workspace, candidate(workspace, 0.3, scored=True))
-    shutil.rmtree(repository.root / SLOT)
-    wish(workspace, CHAMPION, version)
+    shutil.rmtree(repository.root / DEPLOYMENT)
+    point_alias(workspace, CHAMPION, version)
     reconcile_fully(workspace)
     assert repository.listed("toy_drift") == repository.listed("toy") != []
 
@@ -382,7 +384,7 @@ def test_a_score_comes_from_mlflow_with_its_version(workspace, repository):
 def test_a_version_registered_by_hand_says_what_it_holds(workspace, repository):
     manifest = candidate(workspace, 0.3)
     version = register(workspace, manifest, tagged=False)
-    wish(workspace, CHAMPION, version)
+    point_alias(workspace, CHAMPION, version)
     reconcile_fully(workspace)
     assert artifact_of(repository) == manifest.artifact_id
     assert registered(workspace, "toy", version.version).artifact_id == manifest.artifact_id
@@ -391,7 +393,7 @@ def test_a_version_registered_by_hand_says_what_it_holds(workspace, repository):
 def test_without_any_registered_model_nothing_happens(workspace, repository):
     assert reconcile_fully(workspace).done == ()
     manifest = candidate(workspace, 0.3)
-    assert reconcile_fully(workspace).done == (f"undeployed {SLOT} {manifest.version}",)
+    assert reconcile_fully(workspace).done == (f"undeployed {DEPLOYMENT} {manifest.version}",)
 
 
 def test_without_a_champion_what_serves_goes_on(workspace, repository, server):

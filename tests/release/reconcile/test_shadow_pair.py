@@ -7,11 +7,11 @@ from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.reconcile.requests import register_challenger
 from lobsmith.release.reconcile.shadow_pair import Pair, apply_decision, pair_of
-from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, registered, tag, wanted
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, alias_targets, registered, tag
 from lobsmith.release.registry.runs import RunRef
 from tests.release import toy
+from tests.release.registrations import PARAMS, candidate, point_alias, register, workspace_with_mlflow
 from tests.release.verdicts import verdict
-from tests.release.wished import PARAMS, candidate, register, wish, workspace_with_mlflow
 
 pytestmark = pytest.mark.integration
 
@@ -23,12 +23,12 @@ def workspace(tmp_path):
 
 def challenged(workspace, scale):
     version = register(workspace, candidate(workspace, scale))
-    wish(workspace, CHALLENGER, version)
+    point_alias(workspace, CHALLENGER, version)
     return version
 
 
 def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
-    wish(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3)))
+    point_alias(workspace, CHAMPION, register(workspace, candidate(workspace, 0.3)))
     reconcile(Release(workspace, PARAMS), "toy")
     first = challenged(workspace, 0.4)
     pair = pair_of(workspace, "toy")
@@ -38,18 +38,18 @@ def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
     # A retrain ends while the old candidate is evaluated: the new challenger keeps its alias.
     second = challenged(workspace, 0.5)
     assert not apply_decision(workspace, PARAMS, "toy", pair, verdict(REJECT))
-    assert wanted(workspace, "toy").challenger.version == second.version
+    assert alias_targets(workspace, "toy").challenger.version == second.version
 
     # Another promotion is requested meanwhile: the verdict does not overrule it.
     pair = pair_of(workspace, "toy")
-    wish(workspace, CHAMPION, first)
+    point_alias(workspace, CHAMPION, first)
     assert not apply_decision(workspace, PARAMS, "toy", pair, verdict(PROMOTE))
-    assert wanted(workspace, "toy").champion.version == first.version
+    assert alias_targets(workspace, "toy").champion.version == first.version
     assert pair_of(workspace, "toy") == "the champion is not what serves; reconcile first"
 
     reconcile(Release(workspace, PARAMS), "toy")
     assert apply_decision(workspace, PARAMS, "toy", pair_of(workspace, "toy"), verdict(PROMOTE))
-    assert wanted(workspace, "toy").champion.version == second.version
+    assert alias_targets(workspace, "toy").champion.version == second.version
 
 
 def test_a_registration_that_is_killed_leaves_no_window_that_counts_as_trained(workspace, monkeypatch):
@@ -69,4 +69,4 @@ def test_a_registration_that_is_killed_leaves_no_window_that_counts_as_trained(w
             with pytest.raises(Killed):
                 register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
         assert SERVING not in registered(workspace, "toy", version.version).tags
-    assert wanted(workspace, "toy").challenger.version == version.version
+    assert alias_targets(workspace, "toy").challenger.version == version.version

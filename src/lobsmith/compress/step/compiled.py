@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, Stepping
+from lobsmith.compress.runtime import BoundModel, Float, OnnxModel, StepModel
 from lobsmith.compress.step.kernel import CLASSES, LANES, MARKS, MASKED, OUTLOOK, PLACES, SIZES, lend_state, step
 from lobsmith.compress.step.weights import Linear, StepWeights, read_weights
 from lobsmith.errors import PrecisionError
@@ -23,7 +23,7 @@ _ALIGNMENT = 64
 
 
 class CompiledStep:
-    """A `Stepping` model for one row of one stream (B = T = 1), interchangeable with `BoundModel`.
+    """A `StepModel` model for one row of one stream (B = T = 1), interchangeable with `BoundModel`.
 
     `state` writes the state out in the wire's form, and the next step reads it back: get `state` anew after each step.
     Not thread-safe. Values that are not finite spread to outputs and state.
@@ -81,7 +81,7 @@ class CompiledStep:
         return float(np.max([*differences, _relative(self.state, state)]))
 
 
-def open_step(model: Path, step: Path) -> Stepping:
+def open_step(model: Path, step: Path) -> StepModel:
     """Return the fastest model of single rows: the compiled step, or else ONNX Runtime on the graph `step`.
 
     Raises:

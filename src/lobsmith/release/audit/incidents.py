@@ -13,7 +13,7 @@ def journal_foreign(workspace: Workspace, *, who: str | None = None) -> list[str
         The reasons that were not in the journal.
     """
     incidents = [
-        Incident(finding.model or journal.EVERYTHING, None, f"{finding.place}: {finding.words}")
+        Incident(finding.model or journal.EVERYTHING, None, f"{finding.place}: {finding.message}")
         for finding in inspect(workspace)
         if finding.kind in (IntegrityKind.FOREIGN, IntegrityKind.POLICY)
     ]

@@ -90,15 +90,15 @@ def _repair(writer: Writer, finding: IntegrityFinding, served: Mapping[str, Sequ
     if finding.kind is IntegrityKind.FOREIGN:
         place = Path(finding.place)
         target = writer.quarantine(place, place.name.lstrip(".") or "unnamed")
-        _journal_repair(writer, model or journal.EVERYTHING, f"{place}: {finding.words}; now {target}")
+        _journal_repair(writer, model or journal.EVERYTHING, f"{place}: {finding.message}; now {target}")
     elif model is None:
         # Staging and intent are cleared by now.
         return
     elif finding.kind is IntegrityKind.POLICY:
         rebuild(writer, model)
-        _journal_repair(writer, model, f"{CONFIG} written anew: {finding.words}")
-    elif finding.kind in (IntegrityKind.UNSOUND, IntegrityKind.UNLISTED) and version is not None:
-        _quarantine_version(writer, model, version, finding.words)
+        _journal_repair(writer, model, f"{CONFIG} written anew: {finding.message}")
+    elif finding.kind in (IntegrityKind.CORRUPT, IntegrityKind.UNLISTED) and version is not None:
+        _quarantine_version(writer, model, version, finding.message)
     elif finding.kind is IntegrityKind.COMPANION:
         follow(writer, followed_model(model))
         failed = publish_scores(writer, model, retry=True)
@@ -148,7 +148,7 @@ def _complete_journal(writer: Writer, model: str, finding: IntegrityFinding) -> 
     """Journal what the disk shows and the journal lacks."""
     repository, version = writer.repository, finding.version
     if version is None:
-        _journal_repair(writer, model, finding.words)
+        _journal_repair(writer, model, finding.message)
     elif version in repository.versions(model):
         clear_up(writer, model)
         if writer.version_status(model).get(version) not in journal.ACTIVATING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith import clock
 from lobsmith.drift import SCORE
@@ -28,7 +28,7 @@ from lobsmith.workspace import Workspace
 class IntegrityKind(StrEnum):
     """Kinds of findings."""
 
-    UNSOUND = "unsound"
+    CORRUPT = "unsound"
     """A version is not as it was published, or does not fit its model."""
     POLICY = "policy"
     """A configuration is unreadable or inconsistent."""
@@ -54,7 +54,7 @@ class IntegrityFinding(Struct, frozen=True, kw_only=True):
 
     kind: IntegrityKind
     place: str
-    words: str
+    message: str = field(name="words")
     safe: bool
     remedy: str
     model: str | None = None
@@ -225,10 +225,10 @@ def _versions(repository: Repository, model: str) -> Iterator[IntegrityFinding]:
         place = repository.directory(model, version)
         if version in listed and not left and not companion:
             remedy = "publish a good version, or restore this one from a backup: no other is left"
-            yield _unsafe(IntegrityKind.UNSOUND, place, error, remedy, model, version)
+            yield _unsafe(IntegrityKind.CORRUPT, place, error, remedy, model, version)
         else:
             remedy = "unlist and quarantine it" if version in listed else "quarantine it"
-            yield _safe(IntegrityKind.UNSOUND, place, error, remedy, model, version)
+            yield _safe(IntegrityKind.CORRUPT, place, error, remedy, model, version)
     # An unreadable configuration of scores is a finding of its own.
     with suppress(ReleaseError):
         for version in unscored(repository, model):
@@ -303,7 +303,7 @@ def _safe(
     kind: IntegrityKind, place: object, message: str, remedy: str, model: str | None = None, version: int | None = None
 ) -> IntegrityFinding:
     return IntegrityFinding(
-        kind=kind, place=str(place), words=message, safe=True, remedy=remedy, model=model, version=version
+        kind=kind, place=str(place), message=message, safe=True, remedy=remedy, model=model, version=version
     )
 
 
@@ -311,5 +311,5 @@ def _unsafe(
     kind: IntegrityKind, place: object, message: str, remedy: str, model: str | None = None, version: int | None = None
 ) -> IntegrityFinding:
     return IntegrityFinding(
-        kind=kind, place=str(place), words=message, safe=False, remedy=remedy, model=model, version=version
+        kind=kind, place=str(place), message=message, safe=False, remedy=remedy, model=model, version=version
     )

@@ -218,8 +218,8 @@ def _revert_alias(work: Work, champion: Registered, active: Present | None) -> N
     work.reached(CrashPoint.ROLLBACK_TAGGED)
     serving: list[Registered] = []
     if active is not None:
-        wanted = {aliases.ARTIFACT_ID: active.artifact_id}
-        serving = aliases.find_registered(work.release.workspace, work.model, wanted)
+        holding = {aliases.ARTIFACT_ID: active.artifact_id}
+        serving = aliases.find_registered(work.release.workspace, work.model, holding)
         # Of several with the same bits, the one that was promoted.
         serving.sort(
             key=lambda version: (version.tags.get(aliases.TRITON_VERSION) == str(active.version), version.version)

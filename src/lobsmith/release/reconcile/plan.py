@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, TRITON_VERSION, Registered, Wanted
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, TRITON_VERSION, AliasTargets, Registered
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.journal import Entry
 
@@ -34,7 +34,7 @@ class Situation:
 
     active: Present | None = None
     candidate: Present | None = None
-    wanted: Wanted = field(default_factory=Wanted)
+    targets: AliasTargets = field(default_factory=AliasTargets)
     taken_back: frozenset[str] = frozenset()
     refused: frozenset[tuple[str, int]] = frozenset()
 
@@ -114,7 +114,7 @@ def next_action(situation: Situation) -> Action | None:
 
     After an action another is next, so repetition ends, and any process can continue after a crash.
     """
-    champion, challenger = situation.wanted.champion, situation.wanted.challenger
+    champion, challenger = situation.targets.champion, situation.targets.challenger
     if situation.taken_back:
         if (
             champion is not None

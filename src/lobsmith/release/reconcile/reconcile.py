@@ -16,7 +16,7 @@ from lobsmith.release.publish.score import catch_up
 from lobsmith.release.reconcile.actions import CrashPoint, Work, perform, refusal_of
 from lobsmith.release.reconcile.plan import Present, Situation, next_action, taken_back
 from lobsmith.release.registry import aliases
-from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, Registered, Wanted
+from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, AliasTargets, Registered
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.recovery import resume
 from lobsmith.release.repository.repository import Repository
@@ -55,7 +55,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     away: str | None = None
     unscored: dict[int, str] = {}
 
-    def words(self) -> str:
+    def summary(self) -> str:
         """Return the outcome in one line."""
         return "; ".join(
             [
@@ -88,14 +88,14 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
         workspace.reconcile_lease, f"reconcile {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s
     ) as lease:
         work = Work(release=release, model=model, retry=retry, lease=lease)
-        wanted = Wanted()
+        targets = AliasTargets()
         try:
             for _ in range(_MOST_ACTIONS):
                 # A process that was paused must not act on an old situation.
                 with lease.fence():
                     pass
-                wanted = aliases.wanted(workspace, model)
-                action = next_action(_situation(work, wanted))
+                targets = aliases.alias_targets(workspace, model)
+                action = next_action(_situation(work, targets))
                 work.reached(CrashPoint.DECIDED)
                 if action is None:
                     break
@@ -108,16 +108,16 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
         model=model,
         active=active,
         candidate=candidate,
-        champion=None if wanted.champion is None else wanted.champion.version,
+        champion=None if targets.champion is None else targets.champion.version,
         promoted=None if work.promoted is None else work.promoted.version,
         done=tuple(work.actions),
-        refused=_refused(wanted),
+        refused=_refused(targets),
         away=away,
         unscored=unscored,
     )
 
 
-def _situation(work: Work, wanted: Wanted) -> Situation:
+def _situation(work: Work, targets: AliasTargets) -> Situation:
     """Read repository and journal under the lease, between two changes."""
     with sole_writer(replace(work.release, note=None), f"read the state of {work.model}") as writer:
         # An incomplete rollback must be journaled first, or it would be undone here.
@@ -126,9 +126,9 @@ def _situation(work: Work, wanted: Wanted) -> Situation:
         return Situation(
             active=_present(writer.repository, work.model),
             candidate=_present(writer.repository, candidate_model(work.model)),
-            wanted=wanted,
+            targets=targets,
             taken_back=taken_back(entries, work.model),
-            refused=frozenset(work.tried | _lately_refused(work, wanted)),
+            refused=frozenset(work.tried | _lately_refused(work, targets)),
         )
 
 
@@ -142,20 +142,20 @@ def _present(repository: Repository, model: str) -> Present | None:
     return Present(version, read_manifest(repository.directory(model, version)).artifact_id)
 
 
-def _lately_refused(work: Work, wanted: Wanted) -> set[tuple[str, int]]:
+def _lately_refused(work: Work, targets: AliasTargets) -> set[tuple[str, int]]:
     if work.retry:
         return set()
     since_ns = clock.now_ns() - int(work.release.params.reconcile.retry_s * NS_PER_S)
     refused = set()
-    for alias, version in _requests(wanted):
+    for alias, version in _requests(targets):
         refusal = refusal_of(version)
         if refusal is not None and refusal.time_ns > since_ns:
             refused.add((alias, version.version))
     return refused
 
 
-def _refused(wanted: Wanted) -> dict[str, str]:
-    refusals = {alias: (version, refusal_of(version)) for alias, version in _requests(wanted)}
+def _refused(targets: AliasTargets) -> dict[str, str]:
+    refusals = {alias: (version, refusal_of(version)) for alias, version in _requests(targets)}
     return {
         alias: f"registry:{version.version}: {refusal.reason}"
         for alias, (version, refusal) in refusals.items()
@@ -163,6 +163,6 @@ def _refused(wanted: Wanted) -> dict[str, str]:
     }
 
 
-def _requests(wanted: Wanted) -> list[tuple[str, Registered]]:
-    targets = ((CHAMPION, wanted.champion), (CHALLENGER, wanted.challenger))
-    return [(alias, version) for alias, version in targets if version is not None]
+def _requests(targets: AliasTargets) -> list[tuple[str, Registered]]:
+    both = ((CHAMPION, targets.champion), (CHALLENGER, targets.challenger))
+    return [(alias, version) for alias, version in both if version is not None]

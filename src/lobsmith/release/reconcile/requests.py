@@ -15,12 +15,12 @@ from lobsmith.release.registry.aliases import (
     CHAMPION,
     SERVING,
     Registered,
+    alias_targets,
     find_registered,
     log_release,
     registered,
     request,
     tag,
-    wanted,
 )
 from lobsmith.release.registry.runs import RunRef
 from lobsmith.release.repository.repository import Repository
@@ -43,7 +43,7 @@ def registered_of(workspace: Workspace, model: str, name: str | None) -> Registe
         ReleaseError: there is no such version, or it is not registered.
     """
     if name is None:
-        challenger = wanted(workspace, model).challenger
+        challenger = alias_targets(workspace, model).challenger
         if challenger is None:
             raise ReleaseError(f"{model}: there is no challenger; name a version, see lobsmith models list")
         return challenger

@@ -8,7 +8,15 @@ from msgspec import Struct
 from lobsmith.lease import hold_lease
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params
-from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, REFUSED, Registered, delete_alias, request, wanted
+from lobsmith.release.registry.aliases import (
+    CHALLENGER,
+    CHAMPION,
+    REFUSED,
+    Registered,
+    alias_targets,
+    delete_alias,
+    request,
+)
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.release.version.names import candidate_model
@@ -47,7 +55,7 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
         return "nothing serves that a candidate could be compared with"
     with repository.reading(deployment, candidate):
         manifest = repository.verify(deployment, candidate)
-    targets = wanted(workspace, model)
+    targets = alias_targets(workspace, model)
     champion = targets.champion
     if targets.challenger is None or targets.challenger.artifact_id != manifest.artifact_id:
         return "the candidate is not the challenger; reconcile first"

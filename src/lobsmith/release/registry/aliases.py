@@ -55,25 +55,25 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AliasTargets:
     """The targets of a registered model's aliases; None where an alias is not set."""
 
     champion: Registered | None = None
     challenger: Registered | None = None
 
 
-def wanted(workspace: Workspace, model: str) -> Wanted:
+def alias_targets(workspace: Workspace, model: str) -> AliasTargets:
     """Return the targets of a model's aliases; none where it is not registered."""
     with mlflow_store(workspace) as client:
         if not client.search_registered_models(f"name = '{model}'"):
-            return Wanted()
+            return AliasTargets()
         aliases = client.get_registered_model(model).aliases
         targets = {
             name: _registered(client.get_model_version(model, str(aliases[name])))
             for name in (CHAMPION, CHALLENGER)
             if name in aliases
         }
-        return Wanted(targets.get(CHAMPION), targets.get(CHALLENGER))
+        return AliasTargets(targets.get(CHAMPION), targets.get(CHALLENGER))
 
 
 def registered(workspace: Workspace, model: str, version: int) -> Registered:

@@ -30,28 +30,28 @@ _ANCHOR = datetime(2020, 1, 1, tzinfo=UTC)
 _SHORTEST = timedelta(seconds=5)
 
 
-class Wanted(NamedTuple):
+class PlannedDeployment(NamedTuple):
     """A deployment and its version."""
 
     entry: dict[str, Any]
     version: str
 
 
-def wanted(table: dict[str, Any]) -> Iterator[Wanted]:
+def planned_deployments(table: dict[str, Any]) -> Iterator[PlannedDeployment]:
     """Yield the deployments of `prefect.yaml`, with flows below the working directory."""
     shared = [__version__, table.get("pull"), os.environ.get(OVERRIDES), clock.speed()]
     for entry in table["deployments"]:
         flow = Path(entry["entrypoint"].partition(":")[0]).read_bytes()
         sources = json.dumps([*shared, entry], sort_keys=True, default=str).encode()
-        yield Wanted(entry, hashlib.sha256(sources + flow).hexdigest()[:12])
+        yield PlannedDeployment(entry, hashlib.sha256(sources + flow).hexdigest()[:12])
 
 
-def not_entered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") -> list[Wanted]:
+def unregistered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") -> list[PlannedDeployment]:
     """Return the deployments that a server does not have in their version."""
     present = {(response.name, response.entrypoint, response.version) for response in entered}
     return [
         deployment
-        for deployment in wanted(table)
+        for deployment in planned_deployments(table)
         if (deployment.entry["name"], deployment.entry["entrypoint"], deployment.version) not in present
     ]
 
@@ -83,7 +83,7 @@ def _register_missing() -> Iterator[str]:
     PrefectYamlModel.model_validate(table)
     overrides = json.loads(os.environ.get(OVERRIDES, "{}"))
     with get_client(sync_client=True) as client:
-        for entry, version in not_entered(table, client.read_deployments()):
+        for entry, version in unregistered(table, client.read_deployments()):
             yield f"{FILE}, deployment {entry['name']}"
             flow: Any = load_flow_from_entrypoint(entry["entrypoint"])
             client.create_deployment(

@@ -20,7 +20,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessVariables, P
 from lobsmith.errors import FlowsError
 from lobsmith.process import Heartbeat
 from lobsmith.services.flows.forks import Zygote, print_line
-from lobsmith.services.flows.register import FILE, not_entered
+from lobsmith.services.flows.register import FILE, unregistered
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
@@ -155,7 +155,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         """Return whether the server has all deployments, without imports of flows."""
         try:
             table = yaml.safe_load(Path(FILE).read_text())
-            return not not_entered(table, await self.client.read_deployments())
+            return not unregistered(table, await self.client.read_deployments())
         except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
             return False  # the job reports the error
 

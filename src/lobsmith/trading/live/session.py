@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from lobsmith.errors import ParamsError, UnlearntInstrumentError
 from lobsmith.monitoring.log.writer import Source
-from lobsmith.monitoring.waiting import wait_for_a_model
+from lobsmith.monitoring.waiting import note_refusal
 from lobsmith.params import Params
 from lobsmith.trading.live.capture import Capture
 from lobsmith.trading.live.feeds import Feed
@@ -167,7 +167,7 @@ def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOp
         )
     except UnlearntInstrumentError:
         if options.url is None:
-            wait_for_a_model(workspace, options.model, instrument)
+            note_refusal(workspace, options.model, instrument)
         raise
 
 

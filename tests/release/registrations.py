@@ -17,7 +17,7 @@ from tests.release import toy
 from tests.release.in_process import publish
 
 PARAMS = toy.params(reconcile__wait_s=60, reconcile__lease_s=5)
-SLOT = candidate_model("toy")
+DEPLOYMENT = candidate_model("toy")
 
 
 @cache
@@ -39,7 +39,7 @@ def workspace_with_mlflow(root: Path) -> Workspace:
 def candidate(workspace: Workspace, scale: float, **options: Any) -> Manifest:
     """Publish an artifact as the candidate deployment, as a retrain does; options are those of `toy.artifact`."""
     made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, **options)
-    return publish(Release(workspace, toy.params()), made, model=SLOT, contract=toy.CONTRACT)
+    return publish(Release(workspace, toy.params()), made, model=DEPLOYMENT, contract=toy.CONTRACT)
 
 
 def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = True, tagged: bool = True) -> Registered:
@@ -54,11 +54,11 @@ def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = Tr
         tags = {ARTIFACT_ID: manifest.artifact_id} if manifest is not None and tagged else {}
         number = int(client.create_model_version("toy", f"runs:/{run}/release", run_id=run, tags=tags).version)
     if keep and manifest is not None:
-        log_release(workspace, run, Repository.of(workspace).directory(SLOT, manifest.version))
+        log_release(workspace, run, Repository.of(workspace).directory(DEPLOYMENT, manifest.version))
     return registered(workspace, "toy", number)
 
 
-def wish(workspace: Workspace, alias: str, version: Registered | None) -> None:
+def point_alias(workspace: Workspace, alias: str, version: Registered | None) -> None:
     """Set an alias as MLflow's own page does, or delete it."""
     with mlflow_store(workspace) as client:
         if version is None:
