@@ -287,20 +287,15 @@ def test_a_second_one_names_the_first_and_leaves_its_clock(root: Path) -> None:
 
 
 def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None:
-    planned_deployments = server("first")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(planned_deployments["port"])], stderr=subprocess.DEVNULL
-    )
+    service = server("first")
+    holder = subprocess.Popen([sys.executable, "-c", SERVER, str(service["port"])], stderr=subprocess.DEVNULL)
     try:
-        while not _listens(int(str(planned_deployments["port"]))):
+        while not _listens(int(str(service["port"]))):
             time.sleep(0.05)
-        with up(root, beating("other"), planned_deployments) as refused:
+        with up(root, beating("other"), service) as refused:
             assert refused.process.wait(20) == 1
             [line] = refused.errors.read_text().splitlines()
-            assert (
-                f"port {planned_deployments['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}"
-                in line
-            )
+            assert f"port {service['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in line
             assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in line
             assert refused.changes == []
     finally:
@@ -365,13 +360,13 @@ def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(r
 
 
 def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
-    planned_deployments = server("first")
-    with up(small_disk, planned_deployments) as running:
+    service = server("first")
+    with up(small_disk, service) as running:
         running.ready("first")
         ballast, [killed] = fill(small_disk), [running.pid("first")]
         os.kill(killed, signal.SIGKILL)
         running.eventually(lambda: not is_running(killed))
-        running.eventually(lambda: _listens(int(str(planned_deployments["port"]))))
+        running.eventually(lambda: _listens(int(str(service["port"]))))
         ballast.unlink()
         os.kill(running.process.pid, signal.SIGTERM)
         running.process.wait(30)
