@@ -287,15 +287,15 @@ def test_a_second_one_names_the_first_and_leaves_its_clock(root: Path) -> None:
 
 
 def test_a_busy_port_is_named_with_the_process_that_holds_it(root: Path) -> None:
-    service = server("first")
-    holder = subprocess.Popen([sys.executable, "-c", SERVER, str(service["port"])], stderr=subprocess.DEVNULL)
+    first = server("first")
+    holder = subprocess.Popen([sys.executable, "-c", SERVER, str(first["port"])], stderr=subprocess.DEVNULL)
     try:
-        while not _listens(int(str(service["port"]))):
+        while not _listens(int(str(first["port"]))):
             time.sleep(0.05)
-        with up(root, beating("other"), service) as refused:
+        with up(root, beating("other"), first) as refused:
             assert refused.process.wait(20) == 1
             [line] = refused.errors.read_text().splitlines()
-            assert f"port {service['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in line
+            assert f"port {first['port']} on 127.0.0.1 is taken by process {holder.pid} ({sys.executable}" in line
             assert "set services.mlflow_port in params.yaml or pass --mlflow-port" in line
             assert refused.changes == []
     finally:
@@ -366,7 +366,7 @@ def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
         ballast, [killed] = fill(small_disk), [running.pid("first")]
         os.kill(killed, signal.SIGKILL)
         running.eventually(lambda: not is_running(killed))
-        running.eventually(lambda: _listens(int(str(service["port"]))))
+        running.eventually(lambda: _listens(int(str(first["port"]))))
         ballast.unlink()
         os.kill(running.process.pid, signal.SIGTERM)
         running.process.wait(30)
