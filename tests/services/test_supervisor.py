@@ -360,8 +360,8 @@ def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(r
 
 
 def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
-    service = server("first")
-    with up(small_disk, service) as running:
+    first = server("first")
+    with up(small_disk, first) as running:
         running.ready("first")
         ballast, [killed] = fill(small_disk), [running.pid("first")]
         os.kill(killed, signal.SIGKILL)
