@@ -32,7 +32,7 @@ CALM = 20.0
 
 
 @dataclass(frozen=True)
-class Learnt:
+class Trained:
     """A trained network: its artifact as of a retrain, and its offline log-loss at each horizon."""
 
     artifact: Artifact
@@ -52,13 +52,13 @@ def losses(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, ...]:
     )
 
 
-def good(folder: Path, seed: int = 5, **changes: object) -> Learnt:
+def good(folder: Path, seed: int = 5, **changes: object) -> Trained:
     """Train on twenty minutes; evaluated on held-out rows."""
     params = small_params(**{"train.epochs": 20, "train.sequences_per_epoch": 256, **changes})
     return _train(folder, params, session(seed, 1200, params), in_sample=False)
 
 
-def overfitted(folder: Path, seed: int = 6) -> Learnt:
+def overfitted(folder: Path, seed: int = 6) -> Trained:
     """Overfit ninety seconds and evaluate on them: better offline than any honest model, worse on other rows."""
     regularisers = {"feature_dropout": 0.0, "mirror": 0.0, "weight_decay": 0.0, "prior": 0.0}
     params = small_params(
@@ -74,7 +74,7 @@ def overfitted(folder: Path, seed: int = 6) -> Learnt:
     return _train(folder, params, session(seed, 90, params), in_sample=True)
 
 
-def _train(folder: Path, params: Params, dataset: Dataset, *, in_sample: bool) -> Learnt:
+def _train(folder: Path, params: Params, dataset: Dataset, *, in_sample: bool) -> Trained:
     folder.mkdir(parents=True)
     save_dataset(dataset, folder / DATASET)
     train_stage(params, [folder / DATASET], folder)
@@ -99,7 +99,7 @@ def _train(folder: Path, params: Params, dataset: Dataset, *, in_sample: bool) -
         metrics={f"log_loss_{ms}": loss for ms, loss in zip(dataset.horizons_ms, offline, strict=True)},
         run=folder.name,
     )
-    return Learnt(artifact, offline)
+    return Trained(artifact, offline)
 
 
 def guarded(artifact: Artifact, folder: Path, *, poisoned: bool) -> Artifact:

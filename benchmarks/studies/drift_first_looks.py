@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from lobsmith.drift.covariate import Learnt, check_covariate_drift, check_level
+from lobsmith.drift.covariate import TrainingWindow, check_covariate_drift, check_level
 from lobsmith.drift.null_distribution import PastStore, measured_in_training
 from lobsmith.drift.reference import RawRows, fit_scaling, freeze
 from lobsmith.drift.verdict import Finding
@@ -61,7 +61,7 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     training = between(0, learnt_s)
     drift = fitted(drift, covered(training))
     scaling, lengths = fit_scaling(training.raw), Lengths.of(drift)
-    learnt = Learnt(training, measured_in_training(training, scaling, drift))
+    learnt = TrainingWindow(training, measured_in_training(training, scaling, drift))
     p_values: list[float | None] = []
     with tempfile.TemporaryDirectory() as folder:
         for check in range(CHECKS):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from lobsmith.drift.covariate import Learnt, check_covariate_drift
+from lobsmith.drift.covariate import TrainingWindow, check_covariate_drift
 from lobsmith.drift.null_distribution import LEFT_OUT, PastStore, measured_in_training, past_key
 from lobsmith.drift.reference import RawRows, Reference, Scaling
 from lobsmith.drift.training_null import StreamNull, TrainingNull, load_null, save_null, training_null
@@ -28,7 +28,7 @@ def shifted(rows: RawRows, from_s: int, shift: float) -> RawRows:
     return RawRows(rows.time_ns, rows.segment, raw)
 
 
-def check(rows: RawRows, now_s: int, store: PastStore, learnt: Learnt, level: float = 0.01) -> DriftVerdict:
+def check(rows: RawRows, now_s: int, store: PastStore, learnt: TrainingWindow, level: float = 0.01) -> DriftVerdict:
     return check_covariate_drift(
         learnt.rows.newest(Lengths.of(PARAMS).reference),
         rows.between((now_s - NEW_S) * S, now_s * S),
@@ -43,9 +43,9 @@ def check(rows: RawRows, now_s: int, store: PastStore, learnt: Learnt, level: fl
 
 
 @pytest.fixture(scope="module")
-def learnt() -> Learnt:
+def learnt() -> TrainingWindow:
     rows = market(LEARNT_S)
-    return Learnt(rows, measured_in_training(rows, SCALING, PARAMS))
+    return TrainingWindow(rows, measured_in_training(rows, SCALING, PARAMS))
 
 
 def test_windows_of_short_data_are_shorter_and_of_too_short_data_are_not() -> None:
@@ -71,7 +71,7 @@ def test_a_left_out_window_and_its_neighbours_are_no_part_of_the_rest() -> None:
         assert not inside or len(np.unique(pair.reference.segment)) == 2
 
 
-def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path: Path, learnt: Learnt) -> None:
+def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path: Path, learnt: TrainingWindow) -> None:
     rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
     first = check(rows, LEARNT_S + NEW_S, store, learnt)
     assert first.finding is Finding.NO_DRIFT
@@ -87,7 +87,7 @@ def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path
 
 
 def test_a_large_change_is_drift_at_the_first_check_and_stays_out_of_the_null_distribution(
-    tmp_path: Path, learnt: Learnt
+    tmp_path: Path, learnt: TrainingWindow
 ) -> None:
     rows, store = shifted(market(LEARNT_S + 400), LEARNT_S, 3.0), PastStore(tmp_path / "past.jsonl")
     for number in (1, 2, 3):
@@ -97,18 +97,20 @@ def test_a_large_change_is_drift_at_the_first_check_and_stays_out_of_the_null_di
         )
 
 
-def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, learnt: Learnt) -> None:
+def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, learnt: TrainingWindow) -> None:
     rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
-    late = check(rows, LEARNT_S + NEW_S, store, Learnt(learnt.rows))
+    late = check(rows, LEARNT_S + NEW_S, store, TrainingWindow(learnt.rows))
     assert late == check(rows, LEARNT_S + NEW_S, PastStore(tmp_path / "other.jsonl"), learnt)
-    again = check(rows, LEARNT_S + 2 * NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows))
+    again = check(rows, LEARNT_S + 2 * NEW_S, PastStore(tmp_path / "past.jsonl"), TrainingWindow(learnt.rows))
     assert again.past == 31
 
 
-def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(tmp_path: Path, learnt: Learnt) -> None:
+def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(
+    tmp_path: Path, learnt: TrainingWindow
+) -> None:
     slow = [structs.replace(pair, auc=0.6 + 0.3 * at / 30) for at, pair in enumerate(learnt.measured)]
     verdict = check(
-        market(LEARNT_S + 400), LEARNT_S + NEW_S, PastStore(tmp_path / "past.jsonl"), Learnt(learnt.rows, slow)
+        market(LEARNT_S + 400), LEARNT_S + NEW_S, PastStore(tmp_path / "past.jsonl"), TrainingWindow(learnt.rows, slow)
     )
     assert verdict.finding is Finding.INSUFFICIENT
     assert "independent ones, fewer than 6" in verdict.reason

@@ -29,7 +29,7 @@ from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, w
 from lobsmith.serving.triton import embedded
 from lobsmith.serving.triton.control import TritonControl, connect
 from lobsmith.serving.triton.embedded import backends_folder
-from lobsmith.serving.triton.loading import settle
+from lobsmith.serving.triton.loading import wait_until_idle
 from lobsmith.serving.triton.warmup import traffic, warmed_up
 from lobsmith.trading.transport.grpc import GrpcTransport
 from lobsmith.trading.transport.http import HttpTransport
@@ -198,7 +198,7 @@ def test_f12_no_load_meets_an_unload_under_way(workspace: Workspace, params: Par
     with served(workspace, params) as (server, control):
         control.load("lob", [old])
         assert "UNLOADING" in states(control).values()
-        settle(control, "lob", time.monotonic() + 20)
+        wait_until_idle(control, "lob", time.monotonic() + 20)
         assert set(states(control).values()) == {"READY", "UNAVAILABLE"}
         control.unload("lob")
         server.serve("lob", new)

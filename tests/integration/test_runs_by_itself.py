@@ -166,10 +166,10 @@ def move_alias(page: Page, mlflow: str, alias: str, version: int) -> None:
     page.open(f"{mlflow}/#/models/{MODEL}", width=1500)
     row = f"[...document.querySelectorAll('[role=row], tr')].find(r => r.innerText.includes('Version {version}'))"
     page.click(f"{row}?.querySelector('[data-component-id*=aliasescell]')")
-    page.settle()
+    page.wait_until_idle()
     page.write("document.querySelector('[role=dialog] input')", alias)
     page.click("[...document.querySelectorAll('[role=dialog] button')].find(b => /Save/.test(b.innerText))")
-    page.settle()
+    page.wait_until_idle()
 
 
 def enough_judged(installation: Installation, version: int) -> dict[str, Any] | None:

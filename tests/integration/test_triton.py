@@ -203,7 +203,7 @@ def test_a_killed_triton_is_started_again_and_answers(workspace: Workspace, para
     def note(event: ServeEvent) -> None:
         events.append(event)
         # Between the death of one Triton and the start of the next clients still have to know the mode.
-        if event.kind in (EventKind.DIED, EventKind.SERVING):
+        if event.kind in (EventKind.EXITED, EventKind.SERVING):
             with urllib.request.urlopen(f"http://127.0.0.1:{params.serving.modes_port}/modes/lob", timeout=5) as page:
                 modes.append(page.read())
 

@@ -52,7 +52,7 @@ def params(workspace: Workspace) -> Params:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> trained.Learnt:
+def good(tmp_path_factory: pytest.TempPathFactory) -> trained.Trained:
     return trained.good(tmp_path_factory.mktemp("good") / "run")
 
 
@@ -87,7 +87,7 @@ def deploy_candidate(workspace: Workspace, params: Params, artifact: Artifact) -
 
 
 def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
-    workspace: Workspace, params: Params, good: trained.Learnt, tmp_path: Path, prefect_server: None
+    workspace: Workspace, params: Params, good: trained.Trained, tmp_path: Path, prefect_server: None
 ) -> None:
     from pipelines.shadow import shadow
 
@@ -116,7 +116,7 @@ def minutes(dataset: Dataset) -> list[tuple[int, int]]:
 
 
 def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
-    workspace: Workspace, params: Params, good: trained.Learnt, tmp_path: Path, prefect_server: None
+    workspace: Workspace, params: Params, good: trained.Trained, tmp_path: Path, prefect_server: None
 ) -> None:
     from pipelines.monitor import monitor
 
@@ -141,7 +141,7 @@ def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
 
 
 def test_a_model_that_is_unlucky_for_a_while_stays(
-    workspace: Workspace, params: Params, good: trained.Learnt, tmp_path: Path, prefect_server: None
+    workspace: Workspace, params: Params, good: trained.Trained, tmp_path: Path, prefect_server: None
 ) -> None:
     from pipelines.monitor import monitor
 

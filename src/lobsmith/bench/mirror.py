@@ -29,7 +29,7 @@ from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import Manifest
 from lobsmith.release.version.names import candidate_model
 from lobsmith.trading.client.stream import Client, Prediction
-from lobsmith.trading.recorder.recorder import Recorded, Recorder
+from lobsmith.trading.recorder.recorder import Recorder, RecorderSummary
 from lobsmith.trading.session import open_stream
 from lobsmith.units import NS_PER_US
 from lobsmith.workspace import Workspace
@@ -62,7 +62,7 @@ class MirrorReport(Struct, frozen=True, kw_only=True):
     put: Latency
     ratio_p50: float
     ratio_p99: float
-    recorded: Recorded
+    recorded: RecorderSummary
 
 
 def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:

@@ -122,7 +122,7 @@ def bench_swap(params: Params, *, swaps: int, rate: float, before_s: float, note
                     rounds.play()
                     note(f"{rounds.swaps} swaps")
                 ended_ns = time.monotonic_ns()
-        restarts = sum(event.kind is EventKind.DIED for event in events)
+        restarts = sum(event.kind is EventKind.EXITED for event in events)
     return _report(requests, rounds, (started_ns, ended_ns), rate, restarts)
 
 

@@ -24,7 +24,7 @@ from lobsmith.progress import console
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from lobsmith.trading.recorder.recorder import Recorded
+    from lobsmith.trading.recorder.recorder import RecorderSummary
     from lobsmith.trading.replay import ActionSummary, ReplayResult
 
 TRANSPORTS = ("grpc", "http", "inprocess")
@@ -128,7 +128,7 @@ def replay(
         raise ServingError(f"no row was answered: {measured.reasons or 'the data has no complete row'}")
 
 
-def recorded_line(recorded: "Recorded") -> str:
+def recorded_line(recorded: "RecorderSummary") -> str:
     """Return counts of logged and mirrored rows."""
     line = (
         f"logged {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; mirrored to the candidate "

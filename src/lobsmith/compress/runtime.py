@@ -15,7 +15,7 @@ _ROWS = ("features", "probabilities", "outlook")
 """Tensors with a time axis."""
 
 
-class Answered(NamedTuple):
+class ModelOutputs(NamedTuple):
     """Outputs for T rows of B streams.
 
     `probabilities` float32 [B, T, H, 3], `outlook` float32 [B, T, H, 5], `next_state` float32 [B, S].
@@ -38,7 +38,7 @@ class StatefulModel(ABC):
     state_size: int
 
     @abstractmethod
-    def run(self, features: Float, state: Float) -> Answered:
+    def run(self, features: Float, state: Float) -> ModelOutputs:
         """Step through T rows: features float32 [B, T, F], state float32 [B, S]."""
 
     def cold_state(self, batch: int = 1) -> Float:
@@ -76,9 +76,9 @@ class OnnxModel(StatefulModel):
         self.feature_count = int(shapes["features"][2])
         self.state_size = int(shapes["state"][1])
 
-    def run(self, features: Float, state: Float) -> Answered:
+    def run(self, features: Float, state: Float) -> ModelOutputs:
         """Step through T rows: features float32 [B, T, F], state float32 [B, S]."""
-        return Answered(*self._session.run(OUTPUTS, {"features": features, "state": state}))
+        return ModelOutputs(*self._session.run(OUTPUTS, {"features": features, "state": state}))
 
 
 class StepModel(Protocol):

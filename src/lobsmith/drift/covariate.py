@@ -44,7 +44,7 @@ _FEWEST = 10
 _S_PER_DAY = 86_400
 
 
-class Learnt(NamedTuple):
+class TrainingWindow(NamedTuple):
     """A version's training window: all of its rows, and the pairs measured within it at publication."""
 
     rows: RawRows
@@ -66,7 +66,7 @@ def check_covariate_drift(
     *,
     level: float | None = None,
     gap_s: float | None = None,
-    learnt: Learnt | None = None,
+    learnt: TrainingWindow | None = None,
     names: tuple[str, ...] = NAMES,
 ) -> DriftVerdict:
     """Compare recent rows with the training window, and rank the result among past pairs of windows.

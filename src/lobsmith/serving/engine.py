@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lobsmith.compress import MODEL, STEP
-from lobsmith.compress.runtime import Answered, OnnxModel, StepModel
+from lobsmith.compress.runtime import ModelOutputs, OnnxModel, StepModel
 from lobsmith.compress.step.compiled import open_step
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.release.version.contract import FEATURES, MAX_ROWS, STATE
@@ -43,7 +43,7 @@ class Engine:
         """The version's number."""
         return self.manifest.version
 
-    def infer(self, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+    def infer(self, features: NDArray[np.float32], state: NDArray[np.float32]) -> ModelOutputs:
         """Run T rows of B streams.
 
         Args:
@@ -64,12 +64,12 @@ class Engine:
             reason = " ".join(str(error).split())[:300]
             raise ServingError(f"{self.manifest.model}/{self.version}: ONNX Runtime: {reason}") from error
 
-    def _answer_row(self, step: StepModel, features: NDArray[np.float32], state: NDArray[np.float32]) -> Answered:
+    def _answer_row(self, step: StepModel, features: NDArray[np.float32], state: NDArray[np.float32]) -> ModelOutputs:
         with self._stepping:
             step.features[:] = features
             step.state[:] = state
             step.step()
-            return Answered(step.probabilities.copy(), step.outlook.copy(), step.state.copy())
+            return ModelOutputs(step.probabilities.copy(), step.outlook.copy(), step.state.copy())
 
 
 def check_request(

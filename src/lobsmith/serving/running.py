@@ -11,7 +11,7 @@ from lobsmith.release.version.names import companions
 from lobsmith.serving.endpoint import is_supervised
 from lobsmith.serving.triton.control import TritonControl, UnreachableError, connect
 from lobsmith.serving.triton.loadable import loadable
-from lobsmith.serving.triton.loading import Loaded, load_valid, settle, sole_load
+from lobsmith.serving.triton.loading import Loaded, load_valid, sole_load, wait_until_idle
 from lobsmith.serving.triton.warmup import ask_once, ask_score, forget, warm_up, warmed_up
 from lobsmith.workspace import Workspace
 
@@ -109,7 +109,7 @@ class RunningServer:
                 load_valid(self._workspace, control, model, _left(deadline))
             return
         with sole_load(self._workspace, deadline):
-            settle(control, model, deadline)
+            wait_until_idle(control, model, deadline)
             if control.ready_versions(model):
                 control.unload(model, deadline_s=_left(deadline))
 

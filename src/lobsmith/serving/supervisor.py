@@ -44,7 +44,7 @@ class EventKind(StrEnum):
     SKIPPED = "skipped"
     FAILED = "failed"
     SERVING = "serving"
-    DIED = "died"
+    EXITED = "died"
     STOPPED = "stopped"
 
 
@@ -158,7 +158,7 @@ def _pause(reason: str, exits_s: deque[float], stop: threading.Event, on_event: 
             "see .lobsmith/serving/triton.log"
         )
     pause = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** (len(exits_s) - 1))
-    on_event(ServeEvent(EventKind.DIED, f"{reason}; restarting in {pause:g} s"))
+    on_event(ServeEvent(EventKind.EXITED, f"{reason}; restarting in {pause:g} s"))
     stop.wait(pause)
 
 

@@ -15,7 +15,7 @@ from lobsmith.features.dataset import Dataset
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.models.split import runs
 from lobsmith.trading.guard.guarded_client import GatedPrediction
-from lobsmith.trading.recorder.recorder import Recorded
+from lobsmith.trading.recorder.recorder import RecorderSummary
 from lobsmith.trading.session import Stream
 from lobsmith.units import NS_PER_US
 
@@ -68,7 +68,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
     versions: list[int]
     scores: list[HorizonQuality]
     latency_us: dict[str, float]
-    recorded: Recorded | None = None
+    recorded: RecorderSummary | None = None
     acting: ActionSummary | None = None
     not_trained: str | None = msgspec.field(default=None, name="not_learnt")
 

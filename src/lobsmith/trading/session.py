@@ -16,7 +16,7 @@ from lobsmith.trading.guard.guard import Guard
 from lobsmith.trading.guard.guarded_client import GatedPrediction, GuardedClient, UnguardedClient
 from lobsmith.trading.guard.monitor_mode import FileModes, HttpModes
 from lobsmith.trading.guard.trained_instruments import TrainedInstruments
-from lobsmith.trading.recorder.recorder import Recorded, Recorder
+from lobsmith.trading.recorder.recorder import Recorder, RecorderSummary
 from lobsmith.trading.transport import open_transport, transport_opener
 from lobsmith.trading.transport.base import Transport
 from lobsmith.workspace import Workspace
@@ -47,7 +47,7 @@ class Stream:
     ) -> None:
         """Take over transport, guard and recorder; `close` closes them."""
         self.client, self.guard, self.recorder = client, guard, recorder
-        self.recorded: Recorded | None = None
+        self.recorded: RecorderSummary | None = None
         self.definitions_sha256 = definitions
         self._gated = gated
         self._instruments = instruments
@@ -125,7 +125,7 @@ class Stream:
         if self.recorder is not None:
             self.recorder.reset()
 
-    def close(self, *, failed: bool = False) -> Recorded | None:
+    def close(self, *, failed: bool = False) -> RecorderSummary | None:
         """Close all parts; return what was recorded, None without a recorder.
 
         Waits until all rows are logged, for little more than `mirror.drain_s`.

@@ -11,7 +11,7 @@ from lobsmith.compress.export import export_onnx
 from lobsmith.compress.graph.fp16 import convert_half
 from lobsmith.compress.quantise.quantise import quantise
 from lobsmith.compress.quantise.smoke_run import check_runs
-from lobsmith.compress.runtime import Answered, OnnxModel
+from lobsmith.compress.runtime import ModelOutputs, OnnxModel
 from lobsmith.errors import PrecisionError
 from lobsmith.features.definitions import COUNT
 from tests.compress.test_export import make_network
@@ -41,7 +41,7 @@ def test_the_converted_graph_computes_the_same(
     for seed in range(2):
         features = np.random.default_rng(seed).normal(size=(2, 12, COUNT)).astype(np.float32)
         expected = model.run(features, state)
-        actual = Answered(*evaluator.run(None, {"features": features, "state": state}))
+        actual = ModelOutputs(*evaluator.run(None, {"features": features, "state": state}))
         for name, array in actual._asdict().items():
             assert array.dtype == np.float32
             np.testing.assert_allclose(array, getattr(expected, name), atol=5 * tolerance)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lobsmith.compress.runtime import OUTPUTS, Answered, Float, StatefulModel
+from lobsmith.compress.runtime import OUTPUTS, Float, ModelOutputs, StatefulModel
 from lobsmith.compress.tensorrt.build import load_build
 from lobsmith.compress.tensorrt.child import INPUTS, error_log
 from lobsmith.compress.tensorrt.gpu import this_gpu
@@ -49,7 +49,7 @@ class EngineModel(StatefulModel):
         self.feature_count = int(self._engine.get_tensor_shape("features")[2])
         self.state_size = int(self._engine.get_tensor_shape("state")[1])
 
-    def run(self, features: Float, state: Float) -> Answered:
+    def run(self, features: Float, state: Float) -> ModelOutputs:
         """Step through T rows: features float32 [B, T, F], state float32 [B, S].
 
         Raises:
@@ -68,7 +68,7 @@ class EngineModel(StatefulModel):
                 self._context.set_tensor_address(name, tensor.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise EngineError(f"{self._path}: does not run: {self._log.message()}")
-            return Answered(*(tensors[name].cpu().numpy() for name in OUTPUTS))
+            return ModelOutputs(*(tensors[name].cpu().numpy() for name in OUTPUTS))
 
     def _choose_profile(self, batch: int, rows: int) -> None:
         covering = (

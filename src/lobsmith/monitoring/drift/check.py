@@ -8,7 +8,7 @@ from pathlib import Path
 from msgspec import structs
 
 from lobsmith.drift import NULL, REFERENCE
-from lobsmith.drift.covariate import Learnt, check_covariate_drift, check_level
+from lobsmith.drift.covariate import TrainingWindow, check_covariate_drift, check_level
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, Reference, joined, load_reference
 from lobsmith.drift.training_null import StreamNull, load_null
@@ -212,7 +212,7 @@ def _covariate(
         store,
         drift,
         level=level,
-        learnt=Learnt(rows, null.rows if null else ()),
+        learnt=TrainingWindow(rows, null.rows if null else ()),
     )
     if verdict.finding is Finding.MISSING and current.has_only_begun:
         reason = (

@@ -11,7 +11,7 @@ from pathlib import Path
 from msgspec import structs
 
 from lobsmith import clock
-from lobsmith.drift.covariate import Learnt, check_covariate_drift
+from lobsmith.drift.covariate import TrainingWindow, check_covariate_drift
 from lobsmith.drift.null_distribution import PastStore
 from lobsmith.drift.reference import RawRows, freeze, joined
 from lobsmith.drift.verdict import DriftVerdict, Finding, Kind
@@ -120,7 +120,7 @@ def judge_period(
             past_of(workspace, candidate.model, instrument),
             drift,
             level=drift.gate_level,
-            learnt=Learnt(rows, null.rows if null else ()),
+            learnt=TrainingWindow(rows, null.rows if null else ()),
         )
         verdict = _named(PERIOD, instrument, drift_verdict)
         verdicts.append(

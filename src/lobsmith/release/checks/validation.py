@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import Golden, load_golden
-from lobsmith.compress.runtime import Answered, Float, OnnxModel
+from lobsmith.compress.runtime import Float, ModelOutputs, OnnxModel
 from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.compress.tensorrt.plan import fits
 from lobsmith.drift import SCORE
@@ -42,7 +42,7 @@ _SUM_TOLERANCE = 1e-3
 
 
 class _Model(Protocol):
-    def run(self, features: Float, state: Float) -> Answered: ...
+    def run(self, features: Float, state: Float) -> ModelOutputs: ...
 
 
 class Validation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,13 +121,13 @@ def check_version(directory: Path, trust: Trust) -> Validation:
     return Validation(proven=True, rows=golden.features.shape[1], largest_difference=largest)
 
 
-def _run_steps(model: _Model, path: Path, golden: Golden) -> Answered:
+def _run_steps(model: _Model, path: Path, golden: Golden) -> ModelOutputs:
     parts, state = [], golden.state
     for row in range(golden.features.shape[1]):
         part = _run(model, path, golden.features[:, row : row + 1], state)
         state = part.next_state
         parts.append(part)
-    return Answered(
+    return ModelOutputs(
         np.concatenate([part.probabilities for part in parts], axis=1),
         np.concatenate([part.outlook for part in parts], axis=1),
         state,
@@ -189,7 +189,7 @@ def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
             raise ReleaseError(f"{path}: {name} holds numbers that are not finite; make the golden vectors again")
 
 
-def _run(model: _Model, path: Path, features: Float, state: Float) -> Answered:
+def _run(model: _Model, path: Path, features: Float, state: Float) -> ModelOutputs:
     try:
         answer = model.run(features, state)
     except ReleaseError as error:

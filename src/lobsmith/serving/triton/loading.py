@@ -83,7 +83,7 @@ def _load(control: TritonControl, model: str, versions: set[int], deadline_s: fl
         ServingError: Triton cannot load the new one.
     """
     deadline = time.monotonic() + deadline_s
-    settle(control, model, deadline, versions=versions)
+    wait_until_idle(control, model, deadline, versions=versions)
     control.load(model, sorted(versions), deadline_s=max(0.1, deadline - time.monotonic()))
     while not versions <= set(control.ready_versions(model)):
         if time.monotonic() > deadline:
@@ -91,7 +91,9 @@ def _load(control: TritonControl, model: str, versions: set[int], deadline_s: fl
         time.sleep(_POLL_S)
 
 
-def settle(control: TritonControl, model: str, deadline: float, *, versions: Iterable[int] | None = None) -> None:
+def wait_until_idle(
+    control: TritonControl, model: str, deadline: float, *, versions: Iterable[int] | None = None
+) -> None:
     """Wait until Triton neither loads nor unloads a version of a model: behind a load that hangs it queues control
     calls.
 

@@ -17,7 +17,7 @@ from lobsmith.trading.live.feeds import Feed
 from lobsmith.trading.live.intake import Intake
 from lobsmith.trading.live.seconds import Second, StreamMeter
 from lobsmith.trading.live.stream import LiveStream, StreamPhase
-from lobsmith.trading.recorder.recorder import Recorded
+from lobsmith.trading.recorder.recorder import RecorderSummary
 from lobsmith.trading.session import Stream, open_stream
 from lobsmith.workspace import Workspace
 
@@ -71,7 +71,7 @@ class LiveSummary(Struct, frozen=True, kw_only=True):
     unasked: int
     drops: int
     faults: int
-    recorded: Recorded | None
+    recorded: RecorderSummary | None
 
 
 def run_live(

@@ -22,7 +22,7 @@ from lobsmith.release.version.contract import MAX_ROWS
 from lobsmith.trading.client.stream import Reason
 from lobsmith.trading.guard.guarded_client import GatedPrediction
 from lobsmith.trading.live.lines import Lines
-from lobsmith.trading.recorder.recorder import Recorded
+from lobsmith.trading.recorder.recorder import RecorderSummary
 from lobsmith.trading.session import Stream
 
 _TURN_S = 0.2
@@ -108,7 +108,7 @@ class LiveStream:
         self.counts, self.lock = StreamCounts(), Lock()
         self.state, self.detail = StreamPhase.STARTING, ""
         self.error: Exception | None = None
-        self.recorded: Recorded | None = None
+        self.recorded: RecorderSummary | None = None
         self._open_model = open_model
         self._say = say
         self._resync = resync

@@ -44,7 +44,7 @@ _EXIT_S = 20.0
 """Beyond `mirror.drain_s`, for start and last flush; then the recorder is killed."""
 
 
-class Recorded(Struct, frozen=True, kw_only=True):
+class RecorderSummary(Struct, frozen=True, kw_only=True):
     """Outcome of a session's rows.
 
     Attributes:
@@ -223,7 +223,7 @@ class Recorder:
                 self._stuck_at = released
             time.sleep(_PACE_S)
 
-    def close(self, *, failed: bool = False) -> Recorded:
+    def close(self, *, failed: bool = False) -> RecorderSummary:
         """End the session; wait until all is logged, for little more than `mirror.drain_s`.
 
         Args:
@@ -299,9 +299,9 @@ class Recorder:
         self._faults += 1
         return None
 
-    def _recorded(self) -> Recorded:
+    def _recorded(self) -> RecorderSummary:
         tally = self._ring.tally if self._ring is not None else lambda _place: 0
-        return Recorded(
+        return RecorderSummary(
             session=self.session,
             log=str(self._log),
             rows=self._rows,
