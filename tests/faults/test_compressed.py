@@ -11,7 +11,7 @@ from msgspec import structs
 from lobsmith.compress import MODEL
 from lobsmith.compress.quantise.quantise import quantise
 from lobsmith.compress.quantise.ranges import calibration_streams
-from lobsmith.compress.runtime import Answered, Float, OnnxModel, StatefulModel
+from lobsmith.compress.runtime import ModelOutputs, Float, OnnxModel, StatefulModel
 from lobsmith.compress.tensorrt.plan import EngineBuild, fits
 from lobsmith.errors import PrecisionError, ServingError, TrainingError
 from lobsmith.features.dataset import DATASET, build_dataset, load_dataset, save_dataset
@@ -52,7 +52,7 @@ class Engine(StatefulModel):
         self.feature_count, self.state_size = self._model.feature_count, self._model.state_size
         self._sharpness, self._broken = sharpness, broken
 
-    def run(self, features: Float, state: Float) -> Answered:
+    def run(self, features: Float, state: Float) -> ModelOutputs:
         answer = self._model.run(features, state)
         changed = answer.probabilities**self._sharpness
         changed /= changed.sum(axis=3, keepdims=True)
