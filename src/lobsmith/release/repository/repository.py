@@ -130,12 +130,12 @@ class Repository:
         """Read a version's files while other processes may take it out of the repository.
 
         Raises:
-            VersionGoneError: the block failed, and the version is gone: a rollback or retirement took its files away.
+            VersionGoneError: the block failed and the version is listed no longer: it was rolled back or retired.
         """
         try:
             yield
         except (LobsmithError, OSError) as error:
-            if self.directory(model, version).is_dir():
+            if version in self.listed(model):
                 raise
             gone = f"{model} {version} was rolled back or retired while it was read; the next run reads what serves now"
             raise VersionGoneError(gone) from error
@@ -152,12 +152,8 @@ class Repository:
             version = self.active(model)
             if version is None:
                 return read(None)
-            try:
-                with self.reading(model, version):
-                    return read(read_manifest(self.directory(model, version), self.trust))
-            except VersionGoneError:
-                if self.active(model) == version:
-                    raise
+            with suppress(VersionGoneError), self.reading(model, version):
+                return read(read_manifest(self.directory(model, version), self.trust))
 
     def fallback(self, model: str, instrument: str | None = None) -> int | None:
         """Return the version to go back to: the highest below the active one that is listed, sound and of its market.
