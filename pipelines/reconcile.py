@@ -7,10 +7,10 @@ from typing import Any
 from prefect import flow, task
 from prefect.client.schemas.objects import State
 
-from lobsmith.errors import LeaseLostError
+from lobsmith.errors import LeaseLostError, VersionGoneError
 from lobsmith.monitoring.alerts import NO_SCORE, fire, resolve
 from lobsmith.params import Params, load_params
-from lobsmith.progress import stage
+from lobsmith.progress import Note, stage
 from lobsmith.release.context import Release
 from lobsmith.release.publish.built_plans import plans_of
 from lobsmith.release.reconcile.reconcile import Reconciled
@@ -51,10 +51,18 @@ def build_plans_of(workspace: Workspace, params: Params, version: int) -> str:
     """Build TensorRT plans of a promoted version where this machine can; the ONNX model stays the fallback."""
     with stage("build and publish plans") as note:
         release = Release(workspace, params, running_server(workspace, params))
-        manifest = release.repository.verify(params.model.name, version)
-        outcome = plans_of(release, manifest, on_progress=note)
+        outcome = _plans(release, params.model.name, version, note)
         note(outcome)
         return outcome
+
+
+def _plans(release: Release, model: str, version: int, note: Note) -> str:
+    try:
+        with release.repository.reading(model, version):
+            manifest = release.repository.verify(model, version)
+    except VersionGoneError as error:
+        return f"no plans: {error}"
+    return plans_of(release, manifest, on_progress=note)
 
 
 def follow_and_build(workspace: Workspace, params: Params, who: str) -> tuple[Reconciled, str]:

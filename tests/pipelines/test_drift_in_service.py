@@ -111,8 +111,8 @@ def params(workspace: Workspace) -> Params:
 
 
 def market(params: Params) -> Dataset:
-    """The market that was learnt from, as it goes on: twice its orders are eight times as large."""
-    large = Dynamics(order=8 * Dynamics().order, queue=8 * Dynamics().queue)
+    """The market that was learnt from, as it goes on: twice its orders are twenty times as large."""
+    large = Dynamics(order=20 * Dynamics().order, queue=20 * Dynamics().queue)
     turns = [Change(at_s=DRIFT_FROM, dynamics=large), Change(at_s=DRIFT_UNTIL, dynamics=Dynamics())]
     turns.append(Change(at_s=DRIFT_AGAIN, dynamics=large))
     return build_dataset(simulate(5, END, changes=turns), params)

@@ -327,6 +327,24 @@ def test_a_version_that_goes_while_it_is_read_is_no_failure(workspace, monkeypat
     assert alerts.NO_CHECK not in [alert.name for alert in alerts.firing(workspace)]
 
 
+def test_a_version_that_goes_before_its_plans_are_built_is_no_failure(workspace, monkeypatch):
+    import pipelines.reconcile as flow
+
+    promoted(workspace, 0.3)
+    point_alias(workspace, CHAMPION, register(workspace, candidate(workspace, 0.4)))
+    follow = flow.follow
+
+    def taken_back_at_once(release, *rest, **named):
+        done = follow(release, *rest, **named)
+        rollback(release, "toy", reason="accuracy")
+        return done
+
+    monkeypatch.setattr(flow, "follow", taken_back_at_once)
+    done = flow.reconcile(str(workspace.root), SHORT)
+    assert done.promoted is not None
+    assert Repository.of(workspace).active("toy") < done.promoted
+
+
 def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace):
     """Another version was promoted between the verdict and the rollback, which then had nothing to do."""
     from pipelines.monitor import alert

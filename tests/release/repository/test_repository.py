@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from lobsmith.errors import DataError, ReleaseError, VersionGoneError
@@ -89,6 +91,13 @@ def test_a_damaged_version_is_no_version_that_is_gone(repository):
         repository.with_active("toy", read)
     with pytest.raises(VersionGoneError, match="toy 7 was rolled back"), repository.reading("toy", 7):
         read(None)
+
+
+def test_a_listed_version_whose_folder_is_lost_is_an_error_of_its_own(repository):
+    shutil.rmtree(repository.directory("toy", repository.active("toy")))
+    with pytest.raises(ReleaseError) as caught:
+        repository.with_active("toy", lambda manifest: manifest)
+    assert not isinstance(caught.value, VersionGoneError)
 
 
 def test_where_nothing_serves_nothing_is_read(tmp_path):

@@ -111,12 +111,12 @@ class Repository:
         """Read a version's files while other processes may remove them.
 
         Raises:
-            VersionGoneError: the block failed and the version is gone, by a rollback or retirement.
+            VersionGoneError: the block failed and the version, rolled back or retired, is listed no longer.
         """
         try:
             yield
         except (LobsmithError, OSError) as error:
-            if self.directory(model, version).is_dir():
+            if version in self.listed(model):
                 raise
             gone = f"{model} {version} was rolled back or retired while it was read; the next run reads what serves now"
             raise VersionGoneError(gone) from error
@@ -130,12 +130,8 @@ class Repository:
             version = self.active(model)
             if version is None:
                 return read(None)
-            try:
-                with self.reading(model, version):
-                    return read(read_manifest(self.directory(model, version), self.trust))
-            except VersionGoneError:
-                if self.active(model) == version:
-                    raise
+            with suppress(VersionGoneError), self.reading(model, version):
+                return read(read_manifest(self.directory(model, version), self.trust))
 
     def fallback(self, model: str, instrument: str | None = None) -> int | None:
         """Return the rollback target: the highest valid version below the active one that was trained on `instrument`.
