@@ -11,7 +11,7 @@ from msgspec import structs
 from lobsmith.compress import MODEL
 from lobsmith.compress.quantise.quantise import quantise
 from lobsmith.compress.quantise.ranges import calibration_streams
-from lobsmith.compress.runtime import ModelOutputs, Float, OnnxModel, StatefulModel
+from lobsmith.compress.runtime import Float, ModelOutputs, OnnxModel, StatefulModel
 from lobsmith.compress.tensorrt.plan import EngineBuild, fits
 from lobsmith.errors import PrecisionError, ServingError, TrainingError
 from lobsmith.features.dataset import DATASET, build_dataset, load_dataset, save_dataset
