@@ -28,10 +28,10 @@ def lost_the_lease(_task: object, _run: object, state: State[Any]) -> bool:
 
 
 @task(name="follow the registry", retries=1, retry_condition_fn=lost_the_lease)
-def follow_the_registry(workspace: Workspace, params: Params, who: str, retry: bool = False) -> Reconciled:
+def follow_the_registry(workspace: Workspace, params: Params, actor: str, retry: bool = False) -> Reconciled:
     """Make the repository follow the aliases."""
     with stage("follow the registry") as note:
-        release = Release(workspace, params, running_server(workspace, params), who)
+        release = Release(workspace, params, running_server(workspace, params), actor)
         reconciled = follow(release, params.model.name, retry=retry)
         _alert(workspace, reconciled)
         note(reconciled.summary() or "as wanted")
@@ -65,9 +65,9 @@ def _plans(release: Release, model: str, version: int, note: Note) -> str:
     return plans_of(release, manifest, on_progress=note)
 
 
-def follow_and_build(workspace: Workspace, params: Params, who: str) -> tuple[Reconciled, str]:
+def follow_and_build(workspace: Workspace, params: Params, actor: str) -> tuple[Reconciled, str]:
     """Reconcile, and build the plans of a promoted version; return both results."""
-    reconciled = follow_the_registry(workspace, params, who)
+    reconciled = follow_the_registry(workspace, params, actor)
     if reconciled.promoted is None:
         return reconciled, "no plans: nothing was promoted"
     return reconciled, build_plans_of(workspace, params, reconciled.promoted)

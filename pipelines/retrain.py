@@ -376,7 +376,9 @@ def train_and_register(
     reconciled, plans = follow_and_build(workspace, params, "retrain flow")
     if reconciled.promoted is None:
         reason = (
-            reconciled.away or "; ".join(reconciled.refused.values()) or "the registry's aliases ask for something else"
+            reconciled.unreachable
+            or "; ".join(reconciled.refused.values())
+            or "the registry's aliases ask for something else"
         )
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
     reason = "nothing was in service to compare it with, and its gates have passed"

@@ -20,12 +20,12 @@ def around(value: float, half: float) -> Interval:
 
 def realistic(seed: int = 7) -> ev.Evaluation:
     random = np.random.default_rng(seed)
-    scores, comparisons, calibration, confidence, confusion, effects, heads = [], [], [], [], [], [], []
+    horizon_metrics, comparisons, calibration, confidence, confusion, effects, heads = [], [], [], [], [], [], []
     for h, horizon in enumerate(HORIZONS):
         losses = 0.65 + 0.12 * h + np.array([0, 0.21, 0.09, 0.013, 0.004, -0.002, 0.006]) + random.normal(0, 0.002, 7)
         for predictor, loss in zip((MODEL, *RIVALS), losses, strict=True):
             f1 = 0.62 - 0.3 * (float(loss) - 0.6)
-            scores.append(
+            horizon_metrics.append(
                 ev.HorizonMetrics(
                     predictor=predictor,
                     horizon_ms=horizon,
@@ -107,7 +107,7 @@ def realistic(seed: int = 7) -> ev.Evaluation:
             ev.Dependence(horizon_ms=ms, correlation_s=ms / 400, block_s=ms / 100, blocks=400_000 // ms)
             for ms in HORIZONS
         ],
-        scores=scores,
+        horizon_metrics=horizon_metrics,
         comparisons=comparisons,
         calibration=calibration,
         confidence=confidence,

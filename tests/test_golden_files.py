@@ -119,7 +119,7 @@ CHANGES = [
         mode_to=after,
         reason="rows: drift; “spread”",
         findings={Kind.COVARIATE: Finding.DRIFT, Kind.CONCEPT: Finding.INSUFFICIENT},
-        who="monitor flow",
+        actor="monitor flow",
         held=number == 2,
     )
     for number, (before, after) in enumerate(itertools.pairwise([None, *Mode]))

@@ -80,7 +80,7 @@ def test_the_status_shows_the_mode_now_and_then(workspace: Workspace) -> None:
         version_from=None,
         version_to=1,
         artifact_id=None,
-        who="a test",
+        actor="a test",
     )
     journal.append(workspace.journal, entry)
     assert json.loads(lobsmith(workspace, "status", "--json"))["models"]["lob"]["mode"] is None

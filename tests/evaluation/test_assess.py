@@ -99,10 +99,10 @@ def test_the_case_has_unknown_labels(case: Case) -> None:
 
 def test_all_predictors_are_scored_on_the_same_rows(case: Case, assessment: Assessment) -> None:
     reference = pytest.importorskip("sklearn.metrics")
-    assert [(metrics.horizon_ms, metrics.predictor) for metrics in assessment.scores] == [
+    assert [(metrics.horizon_ms, metrics.predictor) for metrics in assessment.horizon_metrics] == [
         (horizon, name) for horizon in HORIZONS for name in (MODEL, MAJORITY, GUESS)
     ]
-    for metrics in assessment.scores:
+    for metrics in assessment.horizon_metrics:
         h = HORIZONS.index(metrics.horizon_ms)
         kept = case.kept[:, h]
         y = case.dataset.labels[case.rows[kept], h]
@@ -122,7 +122,7 @@ def test_all_predictors_are_scored_on_the_same_rows(case: Case, assessment: Asse
 
 
 def test_comparisons_are_differences_on_the_same_draws(assessment: Assessment) -> None:
-    loss = {(metrics.horizon_ms, metrics.predictor): metrics.log_loss for metrics in assessment.scores}
+    loss = {(metrics.horizon_ms, metrics.predictor): metrics.log_loss for metrics in assessment.horizon_metrics}
     assert [(comparison.horizon_ms, comparison.against) for comparison in assessment.comparisons] == [
         (horizon, name) for horizon in HORIZONS for name in (MAJORITY, GUESS)
     ]

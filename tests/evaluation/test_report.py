@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from lobsmith.evaluation import results as ev
-from lobsmith.evaluation.report import words
+from lobsmith.evaluation.report import formatting
 from lobsmith.evaluation.report.render import render_report
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, Interval
 from lobsmith.verdict import Verdict
@@ -25,7 +25,7 @@ class Page(HTMLParser):
         super().__init__()
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
+        self.formatting: list[str] = []
         self.feed(text)
         self.close()
         assert self.open == []
@@ -43,11 +43,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if "style" not in self.open:
-            self.words.append(data)
+            self.formatting.append(data)
 
     @property
     def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self.formatting).split())
 
     def all(self, name: str) -> list[dict[str, str | None]]:
         return [attributes for tag, attributes in self.tags if tag == name]
@@ -69,7 +69,16 @@ def undrawn() -> ev.Evaluation:
 
 
 def empty() -> ev.Evaluation:
-    lists = ("dependence", "scores", "comparisons", "calibration", "confidence", "confusion", "effects", "heads")
+    lists = (
+        "dependence",
+        "horizon_metrics",
+        "comparisons",
+        "calibration",
+        "confidence",
+        "confusion",
+        "effects",
+        "heads",
+    )
     nothing = {name: [] for name in (*lists, "attention", "seeds")}
     return replace(realistic(), **nothing, rows={}, class_shares={}, verdicts=())
 
@@ -88,7 +97,7 @@ def test_the_page_fetches_nothing_and_runs_nothing(source: str, page: Page) -> N
 def test_all_predictors_and_horizons_are_there(page: Page) -> None:
     for predictor in (MODEL, *RIVALS):
         assert page.text.count(predictor) >= 2 * len(HORIZONS)
-    headings = [words.horizon(horizon) for horizon in HORIZONS]
+    headings = [formatting.horizon(horizon) for horizon in HORIZONS]
     assert headings == ["50 ms", "100 ms", "1 s", "10 s"]
     for name in headings:
         assert page.text.count(name) > 5
@@ -130,7 +139,7 @@ def test_names_stay_harmless() -> None:
                 instrument=replace(plain.instrument, symbol=hostile, venue=hostile),
                 network=hostile,
                 protocol=hostile,
-                scores=[replace(metrics, predictor=hostile) for metrics in plain.scores],
+                horizon_metrics=[replace(metrics, predictor=hostile) for metrics in plain.horizon_metrics],
                 comparisons=[replace(comparison, against=hostile) for comparison in plain.comparisons],
                 calibration=[replace(calibration, predictor=hostile) for calibration in plain.calibration],
                 heads=[replace(head, output=hostile) for head in plain.heads],
@@ -149,9 +158,9 @@ def test_what_is_missing_is_a_dash() -> None:
     plain, none = realistic(), Interval(math.nan, math.nan, math.nan)
     broken = replace(
         plain,
-        scores=[
+        horizon_metrics=[
             replace(metrics, log_loss=none, macro_f1=none, mcc=none, accuracy=math.nan, pr_auc={})
-            for metrics in plain.scores
+            for metrics in plain.horizon_metrics
         ],
         comparisons=[replace(comparison, difference=none) for comparison in plain.comparisons],
         calibration=[
@@ -169,7 +178,7 @@ def test_what_is_missing_is_a_dash() -> None:
     )
     page = Page(render_report(broken, [SimpleNamespace(epoch=0, train_loss=math.nan, validation_loss=math.nan)]))
     assert "nan" not in page.text.replace("finance", "").replace("binance", "")
-    assert words.DASH in page.text
+    assert formatting.DASH in page.text
     assert "logistic —: not known" in page.text
     assert "Model : —, floor —, 95th percentile —: not known" in page.text
     assert "shows no attention weights" in page.text
@@ -199,12 +208,14 @@ def test_empty_lists_are_sentences() -> None:
 @pytest.mark.parametrize("answer", SENTENCES)
 def test_the_interval_decides_the_headline(answer: str) -> None:
     plain = undrawn()
-    model = next(metrics for metrics in plain.scores if metrics.predictor == MODEL)
+    model = next(metrics for metrics in plain.horizon_metrics if metrics.predictor == MODEL)
     only = ev.Comparison(against="logistic", horizon_ms=model.horizon_ms, difference=Interval(*INTERVALS[answer]))
-    evaluation = replace(plain, scores=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only])
+    evaluation = replace(
+        plain, horizon_metrics=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only]
+    )
     headline = Page(render_report(evaluation, [])).text.partition("distinguish the two.")[2]
     assert "Log-loss 0.6520 [0.6400, 0.6640]" in headline
-    assert f"logistic {words.interval(only.difference, signed=True)}: {answer} ." in headline
+    assert f"logistic {formatting.interval(only.difference, signed=True)}: {answer} ." in headline
     assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 baseline." in headline
 
 
@@ -213,13 +224,13 @@ def test_the_interval_decides_the_headline(answer: str) -> None:
     [(-2, -1, "better"), (-1, 0, "no different"), (0, 1, "no different"), (1, 2, "worse"), (math.nan, 1, "not known")],
 )
 def test_only_an_interval_without_zero_judges(low: float, high: float, answer: str) -> None:
-    assert words.outcome(Interval((low + high) / 2, low, high)) == answer
+    assert formatting.outcome(Interval((low + high) / 2, low, high)) == answer
 
 
 def test_calibration_text() -> None:
     calibration = ev.Calibration(predictor=MODEL, horizon_ms=50, ece=0.031, floor=0.028, floor_95=0.036, points=[])
-    assert words.calibration_text(calibration) == "0.031, floor 0.028, 95th percentile 0.036: within"
-    assert words.calibration_text(replace(calibration, ece=0.05)).startswith(
+    assert formatting.calibration_text(calibration) == "0.031, floor 0.028, 95th percentile 0.036: within"
+    assert formatting.calibration_text(replace(calibration, ece=0.05)).startswith(
         "0.050, floor 0.028, 95th percentile 0.036: above"
     )
 
@@ -227,10 +238,10 @@ def test_calibration_text() -> None:
 def test_few_blocks_are_named_by_direction(page: Page) -> None:
     level = next(point for point in realistic().confidence if point.direction == "down")
     levels = [replace(level, confidence=0.5, blocks=50), replace(level, confidence=0.9, blocks=12)]
-    assert words.few_blocks("down", levels) == "Down: too few independent blocks to judge at 0.90 (12)."
-    assert words.few_blocks("up", levels[:1]) == ""
+    assert formatting.few_blocks("down", levels) == "Down: too few independent blocks to judge at 0.90 (12)."
+    assert formatting.few_blocks("up", levels[:1]) == ""
     few = [replace(level, confidence=0.5, blocks=49), replace(level, confidence=0.9, blocks=2)]
-    assert words.few_blocks("up", few) == "Up: too few independent blocks to judge at any confidence (49 at most)."
+    assert formatting.few_blocks("up", few) == "Up: too few independent blocks to judge at any confidence (49 at most)."
     for direction in DIRECTIONS:
         assert f"{direction.capitalize()}: too few independent blocks" in page.text
 
@@ -239,7 +250,7 @@ def test_net_effects_are_judged_by_their_intervals() -> None:
     effect = realistic().effects[0]
     effects = [replace(effect, net_bps=Interval(0, low, high)) for low, high in ((0.1, 0.3), (-0.1, 0.2), (-0.3, 0))]
     text = "1 s: net of fees and spread, the interval lies above zero at 1 of 3 confidences, below zero at none."
-    assert words.earnings("1 s", effects) == text
+    assert formatting.earnings("1 s", effects) == text
 
 
 def test_verdicts_come_first(page: Page) -> None:
@@ -266,4 +277,4 @@ def test_skill_and_shares_by_hand() -> None:
     ("value", "text"), [(None, "—"), (math.nan, "—"), (math.inf, "∞"), (-1234.5678, "−1,234.568"), (-1e-9, "0.000")]
 )
 def test_numbers(value: float | None, text: str) -> None:
-    assert words.number(value, 3) == text
+    assert formatting.number(value, 3) == text

@@ -187,16 +187,16 @@ def test_what_an_earlier_stage_has_left_is_not_taken_for_new(
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         ({"labels.horizons_ms": [100, 500]}, "the parameters have 75 and 100, 500 ms; run the features stage again"),
         ({"labels.horizons_ms": [50, 100, 500], "train.horizon_weights": [1, 1, 1]}, "run the features stage again"),
     ],
 )
 def test_f3_parameters_of_another_contract(
-    changes: dict[str, object], words: str, run: tuple[Path, Compressed], tmp_path: Path
+    changes: dict[str, object], message: str, run: tuple[Path, Compressed], tmp_path: Path
 ) -> None:
-    with pytest.raises(TrainingError, match=words):
+    with pytest.raises(TrainingError, match=message):
         compress(small_params(**changes), copied(run, tmp_path / "run"))
 
 

@@ -40,7 +40,7 @@ def settled(workspace: Workspace) -> Reconciled:
     """Reconcile twice: the second finds nothing left to do."""
     server = StandIn(workspace)
     done = reconcile(Release(workspace, PARAMS, server), "toy")
-    assert reconcile(Release(workspace, PARAMS, server), "toy").done == ()
+    assert reconcile(Release(workspace, PARAMS, server), "toy").actions == ()
     return done
 
 
@@ -170,8 +170,8 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     try:
         assert holder.stdout.readline() == b"locked\n"
         done = reconcile(Release(workspace, PARAMS), "toy")
-        assert "database is locked" in done.away
-        assert "mlflow.db" in done.away
+        assert "database is locked" in done.unreachable
+        assert "mlflow.db" in done.unreachable
         with pytest.raises(RegistryError, match="end the process that holds it"):
             set_alias(workspace, "toy", CHAMPION, new.version)
         assert (artifact_of(workspace), journal.read(workspace.journal)) == (before, lines)
@@ -198,7 +198,7 @@ def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, mon
         done = reconcile(Release(workspace, PARAMS, note=hold), "toy")
     finally:
         lock.close()
-    assert "locked" in done.away
+    assert "locked" in done.unreachable
     assert done.promoted == done.active
     assert settled(workspace).promoted is None
 
@@ -265,12 +265,12 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
 
     monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 1.0)
     mlflow_server.signal(signal.SIGSTOP)
-    assert "does not answer" in reconcile(Release(workspace, PARAMS), "toy").away
+    assert "does not answer" in reconcile(Release(workspace, PARAMS), "toy").unreachable
     mlflow_server.signal(signal.SIGCONT)
     mlflow_server.kill()
     done = reconcile(Release(workspace, PARAMS), "toy")
-    assert mlflow_server.uri in done.away
-    assert (done.done, artifact_of(workspace)) == ((), serving)
+    assert mlflow_server.uri in done.unreachable
+    assert (done.actions, artifact_of(workspace)) == ((), serving)
     with pytest.raises(RegistryError, match="does not answer"):
         registered_of(workspace, "toy", f"registry:{third.version}")
     back = rollback(Release(workspace, PARAMS), "toy", reason="it is bad")
@@ -283,9 +283,9 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert Repository.of(workspace).active("toy") == back.version_to
     # What the repository does not have is fetched from the server.
     candidate(workspace, 0.6)
-    done = request_promotion(Release(workspace, PARAMS, who="me"), "toy", third.version, reason="now")
+    done = request_promotion(Release(workspace, PARAMS, actor="me"), "toy", third.version, reason="now")
     assert artifact_of(workspace) == third.artifact_id
-    assert done.away is None
+    assert done.unreachable is None
 
 
 def test_an_address_that_is_none_of_ours_is_refused(tmp_path, monkeypatch):
@@ -308,7 +308,7 @@ def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):
     promoted(workspace, 0.3)
     bad = promoted(workspace, 0.4)
     rollback(Release(workspace, PARAMS), "toy")
-    done = request_promotion(Release(workspace, PARAMS, who="me"), "toy", bad.version, reason="it was the feed")
+    done = request_promotion(Release(workspace, PARAMS, actor="me"), "toy", bad.version, reason="it was the feed")
     assert artifact_of(workspace) == bad.artifact_id
     assert done.promoted == done.active
     last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]

@@ -82,7 +82,7 @@ def test_f6_a_disk_that_fills_up_at_any_point_publishes_all_or_nothing(small_dis
     else:
         raise AssertionError("160 KiB are enough for a version of 20")
     assert len(failures) > 3
-    assert all("No space left on device" in words or "is the disk full?" in words for words in failures), failures
+    assert all("No space left on device" in failure or "is the disk full?" in failure for failure in failures), failures
     (small_disk / "ballast").unlink()
     assert repository.listed("toy") == repository.versions("toy") == [first, second]
     assert verify(workspace) == []

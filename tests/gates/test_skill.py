@@ -12,11 +12,11 @@ from tests.evaluations import around
 
 def assessment(losses: dict[int, float], *, half: float = 0.05) -> Assessment:
     """The model's log-loss by horizon, where the base rate's is 1."""
-    scores, comparisons = [], []
+    horizon_metrics, comparisons = [], []
     for horizon, loss in losses.items():
         for name, value in ((MODEL, loss), (MAJORITY, 1.0)):
             nothing = Interval(0, 0, 0)
-            scores.append(
+            horizon_metrics.append(
                 HorizonMetrics(
                     predictor=name,
                     horizon_ms=horizon,
@@ -29,7 +29,7 @@ def assessment(losses: dict[int, float], *, half: float = 0.05) -> Assessment:
                 )
             )
         comparisons.append(Comparison(against=MAJORITY, horizon_ms=horizon, difference=around(loss - 1.0, half)))
-    return Assessment({}, [], scores, comparisons, [], [], [], [], [])
+    return Assessment({}, [], horizon_metrics, comparisons, [], [], [], [], [])
 
 
 @pytest.mark.parametrize(("loss", "passed"), [(0.8, True), (1.0, False), (1.2, False), (math.nan, False)])

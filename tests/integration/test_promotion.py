@@ -83,7 +83,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         before = answer(control.endpoint, done.active)
 
         second, second_artifact = nominated(workspace, params, 2)
-        assert reconcile(Release(workspace, params, server), "lob").done == ()
+        assert reconcile(Release(workspace, params, server), "lob").actions == ()
         [candidate] = control.ready_versions(DEPLOYMENT)
         plan = command(workspace, "models", "promote", "--dry-run")
         assert (plan["artifact_id"], plan["refusals"]) == (second_artifact, [])

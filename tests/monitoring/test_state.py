@@ -202,7 +202,7 @@ def test_a_version_that_was_gone_back_to_has_a_window_to_be_asked(workspace, par
             version_from=VERSION + 1,
             version_to=VERSION,
             artifact_id=None,
-            who="monitor flow",
+            actor="monitor flow",
         ),
     )
     young = connected(workspace, params, active, now_ns=NOW_NS)

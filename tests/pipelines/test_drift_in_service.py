@@ -138,7 +138,7 @@ class Desk:
             instrument="simulator:SIM",
             source=Source.REPLAY,
             transport="inprocess",
-            patient=True,
+            backpressure=True,
         )
         gated = []
         for place in range(*places.tolist()):
@@ -146,7 +146,7 @@ class Desk:
             segment, mid = int(self._rows.segment[place]), int(self._rows.mid[place])
             gated.append(self._stream.step(row, raw, at, segment, mid))
             recorder.record(at, segment, mid, row, gated[-1].prediction, raw)
-            recorder.pace()
+            recorder.throttle()
         assert recorder.close().dropped == 0
         return gated
 

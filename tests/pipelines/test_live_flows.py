@@ -184,7 +184,7 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     assert (result.decision, result.active) == ("roll back", fallback)
     assert (result.rolled_back.version_from, result.rolled_back.version_to) == (active, fallback)
     line = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK][-1]
-    assert (line.who, line.verdicts[0].gate) == ("monitor flow", "rollback")
+    assert (line.actor, line.verdicts[0].gate) == ("monitor flow", "rollback")
     assert [alert.name for alert in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
     assert alias_targets(workspace, "toy").champion.version == bad.version
     settle(workspace)

@@ -133,7 +133,7 @@ def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
         assert result.decision == (ROLL_BACK if minute == sick else KEEP), result.reason
     assert Repository.of(workspace).listed("lob") == [honest]
     [line] = [entry for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK]
-    assert (line.version_from, line.version_to, line.who) == (poisoned, honest, "monitor flow")
+    assert (line.version_from, line.version_to, line.actor) == (poisoned, honest, "monitor flow")
     assert line.verdicts[-1].gate == "rollback"
     trade(workspace, params, dataset, *spans[sick + 1])
     with PredictionLog.of(workspace, "lob") as log:

@@ -21,7 +21,7 @@ def main(root: Path, fatal: str = "") -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    outcome = reconcile(Release(workspace, PARAMS, StandIn(workspace), who="another", note=die), "toy")
+    outcome = reconcile(Release(workspace, PARAMS, StandIn(workspace), actor="another", note=die), "toy")
     print(msgspec.json.encode(outcome).decode())
 
 

@@ -87,9 +87,9 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     gates = ["parity", "skill", "calibration", "compression", "walk_forward"]
     assert [verdict.gate for verdict in result.verdicts] == gates
     assert result.verdicts[0].passed
-    predictors = {metrics.predictor for metrics in result.scores}
+    predictors = {metrics.predictor for metrics in result.horizon_metrics}
     assert predictors == {"model", "base rate", "recent base rate", "queue imbalance"}
-    assert {metrics.horizon_ms for metrics in result.scores} == {100, 1000}
+    assert {metrics.horizon_ms for metrics in result.horizon_metrics} == {100, 1000}
     assert {head.output for head in result.heads} == {
         "significant",
         "bid_withdrawal",

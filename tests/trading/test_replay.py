@@ -94,7 +94,7 @@ def test_each_row_is_stepped_and_progress_is_reported() -> None:
     measured = replay(stream(transport), dataset(), on_progress=lambda done, total: reported.append((done, total)))
     assert transport.calls == COUNT
     assert (measured.rows, measured.answered, measured.versions) == (COUNT, COUNT, [3])
-    assert [quality.accuracy for quality in measured.scores] == [1.0]
+    assert [quality.accuracy for quality in measured.quality] == [1.0]
     assert 0 < measured.latency_us["p50"] <= measured.latency_us["p99_9"]
     assert measured.reasons == {}
     assert reported == [(256, 600), (512, 600), (600, 600)]
@@ -104,19 +104,19 @@ def test_each_row_is_stepped_and_progress_is_reported() -> None:
 def test_rows_before_the_first_only_move_the_state(first: int) -> None:
     measured = replay(stream(Counting()), dataset(), first, limit=3)
     assert measured.rows == 3
-    assert [quality.accuracy for quality in measured.scores] == [1.0]
+    assert [quality.accuracy for quality in measured.quality] == [1.0]
 
 
 def test_a_gap_resets_the_stream_and_rows_before_it_prime_nothing_after_it() -> None:
-    assert replay(stream(Counting()), dataset(gap=301)).scores[0].accuracy == 1.0
-    assert replay(stream(Counting()), dataset(gap=301), 401).scores[0].accuracy == 1.0
+    assert replay(stream(Counting()), dataset(gap=301)).quality[0].accuracy == 1.0
+    assert replay(stream(Counting()), dataset(gap=301), 401).quality[0].accuracy == 1.0
 
 
 def test_rows_without_an_answer_are_counted_and_not_scored() -> None:
     bad = ROWS[:10].copy()
     bad[7] = np.nan
     measured = replay(stream(Counting(failing=range(3, 5))), dataset(bad))
-    assert (measured.rows, measured.answered, measured.scores[0].rows) == (10, 7, 7)
+    assert (measured.rows, measured.answered, measured.quality[0].rows) == (10, 7, 7)
     assert measured.reasons == {"unavailable": 2, "non_finite_input": 1}
 
 

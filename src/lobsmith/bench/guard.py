@@ -116,7 +116,7 @@ def _measure(
         guard = open_guard(workspace, params, params.model.name, "inprocess")
         watched = GuardedClient(client, guard, model=params.model.name, horizons=len(params.labels.horizons_ms))
         watched.predict(warm, warm, time.time_ns() - np.arange(_WARM_ROWS, 0, -1) * NS_PER_MS)
-        guard.pace()
+        guard.throttle()
         times_ns, actionable = _guarded(watched, features, rows_per_s)
         guard.close()
         sides[True].append(times_ns)

@@ -172,15 +172,15 @@ def _show(
     from lobsmith.evaluation.baselines import predict_baselines
     from lobsmith.evaluation.results import MODEL
     from lobsmith.models.training_data import parts_of
-    from lobsmith.trading.replay import replayed_rows, score
+    from lobsmith.trading.replay import quality_by_horizon, replayed_rows
 
     parts = parts_of([dataset], params.split)
     served = measured["grpc"]
     rows = replayed_rows(dataset, int(parts[0].split.test[0]), _ROWS["grpc"])
     # Baselines on the replayed rows, trained again in a second each.
-    metrics = {MODEL: served.scores}
+    metrics = {MODEL: served.quality}
     for name, probabilities in predict_baselines(parts, params, dataset, rows).items():
-        metrics[name] = score(probabilities, dataset.labels[rows], dataset.horizons_ms)
+        metrics[name] = quality_by_horizon(probabilities, dataset.labels[rows], dataset.horizons_ms)
     table = Table(title=f"{dataset.instrument}: {served.rows:,} held-out rows through Triton over gRPC")
     table.add_column("predictor")
     for horizon in dataset.horizons_ms:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 from rich.table import Table
 
 from lobsmith.cli.options import prefect, print_json, results
@@ -60,7 +60,7 @@ class Stretch(Struct, frozen=True, kw_only=True):
 
     changed: bool
     rows: int
-    found: dict[str, str]
+    findings: dict[str, str] = field(name="found")
     mode: str | None
     reason: str
     retrain: str | None
@@ -178,7 +178,7 @@ def _stretch(outcome: "Drifted", measured: "ReplayResult", *, changed: bool) -> 
     return Stretch(
         changed=changed,
         rows=measured.answered,
-        found={verdict.kind.value: verdict.finding.value for verdict in verdicts},
+        findings={verdict.kind.value: verdict.finding.value for verdict in verdicts},
         mode=outcome.mode,
         reason=outcome.reason,
         retrain=outcome.retrain,
@@ -194,7 +194,7 @@ def _show(workspace: Workspace, params: Params, stretches: list[Stretch], last: 
         table.add_column(name, justify="right" if name == "rows" else "left")
     for stretch in stretches:
         market = "changed" if stretch.changed else "as it was"
-        table.add_row(market, f"{stretch.rows:,}", *stretch.found.values(), stretch.mode or "-")
+        table.add_row(market, f"{stretch.rows:,}", *stretch.findings.values(), stretch.mode or "-")
     results.print(table)
     retrains = [stretch.retrain for stretch in stretches if stretch.retrain]
     for name, value in (

@@ -259,14 +259,14 @@ def _simulated(workspace: Workspace, model: str, seed: int, drift: "list[Change]
 
 
 def _played(files: tuple[Path, ...], symbols: tuple[str, ...], *, loop: bool) -> "Feed":
-    from lobsmith.market.live.playback import RecordedFeed
+    from lobsmith.market.live.playback import CapturedFeed
     from lobsmith.market.venues.formats import group_by_instrument
     from lobsmith.trading.live.feeds import PlayedFeed
 
     groups, failed = group_by_instrument(files)
     for error in failed.values():
         raise error
-    sources = [RecordedFeed(paths, loop=loop) for paths in groups.values()]
+    sources = [CapturedFeed(paths, loop=loop) for paths in groups.values()]
     if symbols:
         selected = {symbol.upper() for symbol in symbols}
         if missing := selected - {source.instrument.symbol for source in sources}:

@@ -143,4 +143,4 @@ def _stale(published: "PublishedMode", params: ModeParams) -> bool:
 def _change_line(change: "ModeChange") -> str:
     held = ", held" if change.held else ""
     transition = f"{change.mode_from or '-'} to {change.mode_to}{held}"
-    return f"{format_time(change.time_ns)}  {transition} by {change.who}: {change.reason}"
+    return f"{format_time(change.time_ns)}  {transition} by {change.actor}: {change.reason}"

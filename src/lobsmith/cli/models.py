@@ -144,8 +144,8 @@ def promote(
         return
     server = running_server(workspace, params)
     outcome = request_promotion(Release(workspace, params, server), name, registered.version, reason=reason)
-    if outcome.away is not None:
-        raise RegistryError(f"{outcome.away}; {name} {outcome.active} goes on serving")
+    if outcome.unreachable is not None:
+        raise RegistryError(f"{outcome.unreachable}; {name} {outcome.active} goes on serving")
     refusal = outcome.refused.get("champion")
     if refusal is not None:
         raise ReleaseError(f"{refusal}; {name} {outcome.active} goes on serving")
@@ -189,7 +189,7 @@ def rollback(
     release = Release(workspace, params, running_server(workspace, params))
     outcome = apply_rollback(release, name, to=version, reason=reason)
     try:
-        away = reconcile(release, name).away
+        away = reconcile(release, name).unreachable
     except LobsmithError as error:
         away = str(error)
     if as_json:

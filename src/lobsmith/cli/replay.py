@@ -161,8 +161,8 @@ def _table(transport: str, result: "ReplayResult") -> Table:
         ", ".join(map(str, result.versions)) or "-",
         f"{result.rows:,}",
         f"{result.answered:,}",
-        " / ".join(f"{metrics.accuracy:.3f}" for metrics in result.scores),
-        " / ".join(f"{metrics.log_loss:.3f}" for metrics in result.scores),
+        " / ".join(f"{metrics.accuracy:.3f}" for metrics in result.quality),
+        " / ".join(f"{metrics.log_loss:.3f}" for metrics in result.quality),
         *("-" if latency_us is None else f"{latency_us:,.0f} µs" for latency_us in latencies),
     )
     return table

@@ -111,7 +111,7 @@ def _show(result: "Evaluation") -> None:
     for heading in ("horizon", "predictor", "log-loss", "model less this", "macro-F1", "MCC"):
         table.add_column(heading, justify="left" if heading == "predictor" else "right")
     differences = {(pair.against, pair.horizon_ms): pair.difference for pair in result.comparisons}
-    for metrics in result.scores:
+    for metrics in result.horizon_metrics:
         difference = differences.get((metrics.predictor, metrics.horizon_ms))
         table.add_row(
             f"{metrics.horizon_ms} ms",

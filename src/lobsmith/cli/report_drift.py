@@ -65,7 +65,7 @@ def report_drift(
 
 
 def _show(content: "Content") -> None:
-    from lobsmith.evaluation.report.words import figure, moment, number
+    from lobsmith.evaluation.report.formatting import figure, moment, number
     from lobsmith.monitoring.drift.page import headline
 
     check = content.check

@@ -53,7 +53,7 @@ class Assessment(NamedTuple):
 
     class_shares: dict[str, list[float]]
     dependence: list[Dependence]
-    scores: list[HorizonMetrics]
+    horizon_metrics: list[HorizonMetrics]
     comparisons: list[Comparison]
     calibration: list[Calibration]
     confidence: list[AtConfidence]
@@ -181,7 +181,7 @@ class _HorizonRows:
         intervals = iter(bootstrap_intervals(sums, statistic, seed=self.seed))
         loss, f1, correlation, less = ({name: next(intervals) for name in names} for _ in range(4))
         for name, p in self.probabilities.items():
-            result.scores.append(
+            result.horizon_metrics.append(
                 HorizonMetrics(
                     predictor=name,
                     horizon_ms=self.horizon_ms,

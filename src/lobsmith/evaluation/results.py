@@ -138,7 +138,7 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     test_start_ns: int
     class_shares: dict[str, list[float]]
     dependence: list[Dependence]
-    scores: list[HorizonMetrics]
+    horizon_metrics: list[HorizonMetrics] = field(name="scores")
     comparisons: list[Comparison]
     calibration: list[Calibration]
     confidence: list[AtConfidence]
@@ -150,13 +150,13 @@ class Evaluation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def metrics(self) -> dict[str, float]:
         """Return the main figures under flat names, such as `model_log_loss_100ms`."""
-        return flat_metrics(self.scores, self.calibration)
+        return flat_metrics(self.horizon_metrics, self.calibration)
 
 
-def flat_metrics(scores: Sequence[HorizonMetrics], calibration: Sequence[Calibration]) -> dict[str, float]:
+def flat_metrics(horizon_metrics: Sequence[HorizonMetrics], calibration: Sequence[Calibration]) -> dict[str, float]:
     """Return the main figures of metrics and of the model's calibration, under the names of `Evaluation.metrics`."""
     flat = {}
-    for metrics in scores:
+    for metrics in horizon_metrics:
         name = f"{re.sub('[^a-z0-9]+', '_', metrics.predictor.lower())}_{{}}_{metrics.horizon_ms}ms"
         flat[name.format("accuracy")] = metrics.accuracy
         flat[name.format("log_loss")] = metrics.log_loss.value

@@ -14,9 +14,11 @@ def skill(assessment: Assessment, threshold: float) -> Verdict:
     The base rate is of the training or validation rows, whichever leaves less: with drifting shares a newer rate beats
     the older without skill. Longer horizons, which minutes of data cannot teach, are reported only.
     """
-    horizon = min(metrics.horizon_ms for metrics in assessment.scores)
+    horizon = min(metrics.horizon_ms for metrics in assessment.horizon_metrics)
     losses = {
-        metrics.predictor: metrics.log_loss.value for metrics in assessment.scores if metrics.horizon_ms == horizon
+        metrics.predictor: metrics.log_loss.value
+        for metrics in assessment.horizon_metrics
+        if metrics.horizon_ms == horizon
     }
     gains = [
         comparison

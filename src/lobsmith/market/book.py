@@ -167,12 +167,12 @@ def _move_window(state, s, key):  # type: ignore[no-untyped-def]
     old = state.base[s]
     # No word mixes both ends of the ring.
     new = (key + _ROOM - WINDOW) & ~np.int64(63)
-    found = _at_or_below(state, s, old + WINDOW - 1)
-    while found >= old:
-        if found < new or found >= new + WINDOW:
-            _window_take(state, s, found)
-            _far_put(state, s, found, state.sizes[s, found & _SLOT])
-        found = _at_or_below(state, s, found - 1)
+    level = _at_or_below(state, s, old + WINDOW - 1)
+    while level >= old:
+        if level < new or level >= new + WINDOW:
+            _window_take(state, s, level)
+            _far_put(state, s, level, state.sizes[s, level & _SLOT])
+        level = _at_or_below(state, s, level - 1)
     state.base[s] = new
     slot = 0
     left = state.outside[s]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lobsmith.evaluation.report import words
+from lobsmith.evaluation.report import formatting
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.report.svg import ACCENT, BAD, GOOD, INK, MUTED, svg
 from lobsmith.online.answers import Answers, Compared
@@ -24,7 +24,7 @@ _SECTIONS = {
     "answers": "Answers and latency",
     "reading": "How to read this",
 }
-_FILTERS = (words.number, words.figure, words.count, words.percent, words.horizon)
+_FILTERS = (formatting.number, formatting.figure, formatting.count, formatting.percent, formatting.horizon)
 
 Float = npt.NDArray[np.float64]
 

@@ -45,7 +45,7 @@ class Release:
     workspace: Workspace
     params: Params
     server: Server | None = None
-    who: str | None = None
+    actor: str | None = None
     note: Note | None = None
 
     @property

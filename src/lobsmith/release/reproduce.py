@@ -364,4 +364,4 @@ def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[st
         **predict_baselines(parts, alone, dataset, rows),
     }
     results = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
-    return flat_metrics(results.scores, results.calibration)
+    return flat_metrics(results.horizon_metrics, results.calibration)

@@ -176,7 +176,7 @@ def _load_all(
         Why Triton must be restarted, None where it need not.
     """
     try:
-        journal_foreign(workspace, who="supervisor")
+        journal_foreign(workspace, actor="supervisor")
     except LobsmithError as error:
         on_event(ServeEvent(EventKind.FAILED, str(error)))
     # Production models first: a load that hangs must not delay them.
@@ -224,7 +224,7 @@ class _LoadThread:
             self.events.append(ServeEvent(EventKind.FAILED, f"{model}: no version can be served: {reasons}", model))
         # Plans for another machine are skipped, but valid.
         faults = repository.valid(model)[1] if repository.is_plans(model) else loaded.skipped
-        journal_integrity_errors(workspace, model, faults, who="supervisor")
+        journal_integrity_errors(workspace, model, faults, actor="supervisor")
 
 
 @contextmanager

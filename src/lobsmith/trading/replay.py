@@ -56,7 +56,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
     """The outcome of a replay; `latency_us` from a row's hand-over to its prediction.
 
     Attributes:
-        scores: quality by horizon.
+        quality: by horizon.
         recorded: None where nothing was recorded.
         acting: None without a guard.
         not_learnt: see `Stream.not_trained`.
@@ -66,7 +66,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
     answered: int
     reasons: dict[str, int]
     versions: list[int]
-    scores: list[HorizonQuality]
+    quality: list[HorizonQuality] = msgspec.field(name="scores")
     latency_us: dict[str, float]
     recorded: RecorderSummary | None = None
     acting: ActionSummary | None = None
@@ -122,7 +122,7 @@ def replay(
         answered=int(answered.sum()),
         reasons=dict(answers.reasons),
         versions=sorted(answers.versions),
-        scores=score(answers.probabilities, dataset.labels[rows], dataset.horizons_ms),
+        quality=quality_by_horizon(answers.probabilities, dataset.labels[rows], dataset.horizons_ms),
         latency_us={
             name: float(np.percentile(latencies[answered], q)) / NS_PER_US
             for name, q in _PERCENTILES.items()
@@ -180,7 +180,7 @@ def replayed_rows(dataset: Dataset, first: int, limit: int | None = None) -> npt
     return rows[:limit].astype(np.int64)
 
 
-def score(
+def quality_by_horizon(
     probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], horizons_ms: tuple[int, ...]
 ) -> list[HorizonQuality]:
     """Return accuracy and log-loss by horizon, of rows with prediction and label.

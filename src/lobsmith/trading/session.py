@@ -114,7 +114,7 @@ class Stream:
             for time_ns, segment, mid, row in columns:
                 self.recorder.prime(time_ns, segment, mid, row)
                 if self._backpressure:
-                    self.recorder.pace()
+                    self.recorder.throttle()
         self._gated.predict(rows.features, rows.raw, rows.time)
         if self._backpressure:
             self._wait()
@@ -160,9 +160,9 @@ class Stream:
 
     def _wait(self) -> None:
         if self.guard is not None:
-            self.guard.pace()
+            self.guard.throttle()
         if self.recorder is not None:
-            self.recorder.pace()
+            self.recorder.throttle()
 
     def _end_recording(self, recorder: Recorder) -> None:
         self.recorded = recorder.close(failed=self._failed)
@@ -261,7 +261,7 @@ def open_stream(
                 source=record,
                 transport=transport,
                 url=url,
-                patient=backpressure,
+                backpressure=backpressure,
             )
         opened.pop_all()
     return Stream(

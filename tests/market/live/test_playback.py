@@ -13,7 +13,7 @@ from lobsmith import clock
 from lobsmith.errors import CaptureError
 from lobsmith.market.instrument import SIMULATED
 from lobsmith.market.live import playback
-from lobsmith.market.live.playback import AGAIN, LAP_NS, Player, RecordedFeed, SimulatedFeed, move_to_now
+from lobsmith.market.live.playback import AGAIN, LAP_NS, CapturedFeed, Player, SimulatedFeed, move_to_now
 from lobsmith.market.readers import read_captures
 from lobsmith.market.simulator import Change, Dynamics, simulate
 from lobsmith.market.simulator.raw import raw_lines
@@ -52,7 +52,7 @@ def write(path: Path, played) -> Path:
 
 
 def test_moved_lines_read_as_a_consistent_capture_of_another_time(recorded: Path, tmp_path: Path) -> None:
-    feed = RecordedFeed([recorded], loop=False)
+    feed = CapturedFeed([recorded], loop=False)
     move_to_now([feed])
     assert abs(feed.begins_ns + feed.shift_ns - clock.now_ns()) < NS_PER_S
     assert feed.shift_ns % NS_PER_MS == 0
@@ -69,7 +69,7 @@ def test_moved_lines_read_as_a_consistent_capture_of_another_time(recorded: Path
 
 
 def test_a_loop_begins_again_after_a_gap_and_loses_no_trade(recorded: Path, tmp_path: Path) -> None:
-    feed = RecordedFeed([recorded], loop=True)
+    feed = CapturedFeed([recorded], loop=True)
     move_to_now([feed])
     once = read_captures([recorded]).accounting
     played = list(itertools.islice(feed.lines(), 2 * once.records + 1))
@@ -120,7 +120,7 @@ class Sink:
 
 
 def test_a_player_keeps_to_the_clock_of_the_workspace(fast, recorded: Path) -> None:
-    feed, sink = RecordedFeed([recorded], loop=False), Sink()
+    feed, sink = CapturedFeed([recorded], loop=False), Sink()
     move_to_now([feed])
     began_ns = clock.now_ns()
     Player(feed, sink, threading.Event(), print).run()
@@ -131,7 +131,7 @@ def test_a_player_keeps_to_the_clock_of_the_workspace(fast, recorded: Path) -> N
 def test_a_sink_without_room_slows_the_player_and_takes_every_line(fast, recorded: Path, monkeypatch) -> None:
     monkeypatch.setattr(playback, "_FULL_S", 0.001)
     monkeypatch.setattr(playback, "_LONGEST_LAG_S", 0.1)
-    feed, sink, messages = RecordedFeed([recorded], loop=False), Sink(refusals=1), []
+    feed, sink, messages = CapturedFeed([recorded], loop=False), Sink(refusals=1), []
     move_to_now([feed])
     shift_ns = feed.shift_ns
     Player(feed, sink, threading.Event(), messages.append).run()
@@ -144,7 +144,7 @@ def test_a_sink_without_room_slows_the_player_and_takes_every_line(fast, recorde
 
 
 def test_a_player_stops_while_it_waits(recorded: Path) -> None:
-    feed, stop = RecordedFeed([recorded], loop=True), threading.Event()
+    feed, stop = CapturedFeed([recorded], loop=True), threading.Event()
     move_to_now([feed])
     thread = threading.Thread(target=Player(feed, Sink(), stop, print).run)
     thread.start()
@@ -158,4 +158,4 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     path.write_text("34200.01,1,1,100,5850000,1\n")
     for paths in ([path], [params_file()]):
         with pytest.raises(CaptureError, match="live plays raw captures of Binance"):
-            RecordedFeed(paths, loop=False)
+            CapturedFeed(paths, loop=False)

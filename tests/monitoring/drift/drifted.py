@@ -167,7 +167,7 @@ CHANGES = (
         mode_from=Mode.NORMAL,
         mode_to=Mode.CONSERVATIVE,
         reason="covariate drift in one check",
-        who="monitor flow",
+        actor="monitor flow",
     ),
 )
 HAPPENINGS = (

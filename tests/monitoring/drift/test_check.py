@@ -118,7 +118,7 @@ def test_a_version_that_was_gone_back_to_has_only_begun(tmp_path, params, active
         version_from=VERSION + 1,
         version_to=VERSION,
         artifact_id=None,
-        who="monitor flow",
+        actor="monitor flow",
     )
     append(Workspace(tmp_path).journal, back)
     after = dict.fromkeys(before, Finding.INSUFFICIENT)

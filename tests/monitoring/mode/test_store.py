@@ -83,7 +83,7 @@ def test_a_hand_holds_until_auto_and_is_journaled(workspace: Workspace) -> None:
     assert not set_auto(workspace, "lob", "", "a person").changed
     assert [take(workspace, number, CALM).after.mode for number in range(8, 12)] == [P, C, C, N]
     lines = changes(workspace, "lob")
-    assert [(line.mode_to, line.held, line.who) for line in lines[1:4]] == [
+    assert [(line.mode_to, line.held, line.actor) for line in lines[1:4]] == [
         (C, True, "a person"),
         (P, True, "monitor flow"),
         (P, False, "a person"),

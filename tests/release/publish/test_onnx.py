@@ -31,9 +31,9 @@ def artifact(tmp_path):
     return toy.artifact(tmp_path / "run")
 
 
-def put(workspace, artifact, *, params=None, server=None, who=None, note=None, **settings):
+def put(workspace, artifact, *, params=None, server=None, actor=None, note=None, **settings):
     settings = {"model": "toy", "contract": toy.CONTRACT} | settings
-    return publish(Release(workspace, params or toy.params(), server, who, note), artifact, **settings)
+    return publish(Release(workspace, params or toy.params(), server, actor, note), artifact, **settings)
 
 
 def tree(folder):
@@ -56,7 +56,7 @@ def test_versions_are_utc_times_and_only_rise(last, version):
 
 def test_publishes_a_version(workspace, repository, artifact):
     steps, server = [], StandIn(workspace)
-    settings = {"server": server, "note": steps.append, "who": "a flow", "validate": validate_in_child}
+    settings = {"server": server, "note": steps.append, "actor": "a flow", "validate": validate_in_child}
     manifest = put(workspace, artifact, **settings)
     assert steps == list(PROCEDURES["publish"])
     assert server.loaded == {"toy": [manifest.version]}
@@ -69,7 +69,7 @@ def test_publishes_a_version(workspace, repository, artifact):
     assert manifest.environment.packages.keys() >= {"torch", "onnx", "onnxruntime", "numpy", "numba", "lobsmith"}
     [entry] = journal.read(workspace.journal)
     assert (entry.action, entry.version_from, entry.version_to) == ("published", None, manifest.version)
-    assert (entry.who, entry.artifact_id, entry.verdicts) == ("a flow", manifest.artifact_id, artifact.verdicts)
+    assert (entry.actor, entry.artifact_id, entry.verdicts) == ("a flow", manifest.artifact_id, artifact.verdicts)
 
 
 def test_a_server_never_sees_a_model_half_made(workspace, repository, artifact):

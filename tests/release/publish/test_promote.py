@@ -25,14 +25,14 @@ def candidate(repository):
     return repository.directory("toy_candidate", repository.active("toy_candidate"))
 
 
-def put(workspace, source, *, model="toy", server=None, who=None, note=None, **settings):
-    release = Release(workspace, toy.params(release__keep=2), server, who, note)
+def put(workspace, source, *, model="toy", server=None, actor=None, note=None, **settings):
+    release = Release(workspace, toy.params(release__keep=2), server, actor, note)
     return promote(release, source, model=model, **settings)
 
 
 def test_a_candidate_is_served_under_the_production_name(workspace, repository, candidate, server):
     shadow = toy.PASSED.__class__(gate="shadow", passed=True, value=0.1, threshold=0.0)
-    settings = {"who": "a flow", "reason": "better in shadow", "verdicts": (shadow,), "server": server}
+    settings = {"actor": "a flow", "reason": "better in shadow", "verdicts": (shadow,), "server": server}
     manifest = put(workspace, candidate, **settings)
     original = repository.verify("toy_candidate", int(candidate.name))
     assert repository.verify("toy", manifest.version) == manifest
@@ -43,7 +43,7 @@ def test_a_candidate_is_served_under_the_production_name(workspace, repository, 
     assert server.loaded["toy"] == [manifest.version]
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_from, entry.version_to) == ("promoted", None, manifest.version)
-    assert (entry.who, entry.reason, entry.verdicts[-1]) == ("a flow", "better in shadow", shadow)
+    assert (entry.actor, entry.reason, entry.verdicts[-1]) == ("a flow", "better in shadow", shadow)
 
 
 def test_an_older_artifact_is_promoted_again_under_a_new_number(workspace, repository, candidate):
@@ -146,7 +146,7 @@ def test_a_plan_says_what_the_promotion_then_does(workspace, repository, candida
 
 def test_a_candidate_is_undeployed(workspace, repository, candidate, server):
     server.loaded["toy_candidate"] = [int(candidate.name)]
-    release = Release(workspace, toy.params(), server, who="a flow")
+    release = Release(workspace, toy.params(), server, actor="a flow")
     gone = undeploy_candidate(release, "toy", reason="worse in shadow", verdicts=(toy.REFUSED,))
     assert gone == int(candidate.name)
     assert (repository.models(), server.loaded["toy_candidate"]) == ([], [])

@@ -188,7 +188,7 @@ def test_a_refused_challenger_leaves_the_candidate_alone() -> None:
 
 def line(action: str, before: int | None, about: int | None, artifact: str | None = None, model: str = "lob"):
     return journal.Entry(
-        time_ns=1, action=action, model=model, version_from=before, version_to=about, artifact_id=artifact, who="me"
+        time_ns=1, action=action, model=model, version_from=before, version_to=about, artifact_id=artifact, actor="me"
     )
 
 

@@ -47,9 +47,9 @@ def workspace(tmp_path):
 
 def reconcile_fully(workspace, server=None, **settings):
     """Reconcile until nothing is left to do."""
-    outcome = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy", **settings)
-    again = reconcile(Release(workspace, PARAMS, server, who="reconcile"), "toy")
-    assert (again.done, again.promoted, again.away) == ((), None, None)
+    outcome = reconcile(Release(workspace, PARAMS, server, actor="reconcile"), "toy", **settings)
+    again = reconcile(Release(workspace, PARAMS, server, actor="reconcile"), "toy")
+    assert (again.actions, again.promoted, again.unreachable) == ((), None, None)
     assert (again.active, again.candidate, again.refused) == (outcome.active, outcome.candidate, outcome.refused)
     return outcome
 
@@ -114,7 +114,7 @@ def test_a_challenger_is_deployed_and_without_one_the_candidate_is_undeployed(wo
     challenger = register(workspace, candidate(workspace, 0.4))
     point_alias(workspace, CHALLENGER, challenger)
     first = reconcile_fully(workspace, server)
-    assert first.done == ()
+    assert first.actions == ()
     another = register(workspace, candidate(workspace, 0.5))
     assert artifact_of(repository, DEPLOYMENT) == another.artifact_id
     reconcile_fully(workspace, server)
@@ -391,9 +391,9 @@ def test_a_version_registered_by_hand_says_what_it_holds(workspace, repository):
 
 
 def test_without_any_registered_model_nothing_happens(workspace, repository):
-    assert reconcile_fully(workspace).done == ()
+    assert reconcile_fully(workspace).actions == ()
     manifest = candidate(workspace, 0.3)
-    assert reconcile_fully(workspace).done == (f"undeployed {DEPLOYMENT} {manifest.version}",)
+    assert reconcile_fully(workspace).actions == (f"undeployed {DEPLOYMENT} {manifest.version}",)
 
 
 def test_without_a_champion_what_serves_goes_on(workspace, repository, server):

@@ -159,9 +159,9 @@ def test_an_integrity_error_is_journaled_once(workspace):
     old, new = repository.versions("toy")
     flip(repository.directory("toy", new) / "model.onnx")
     _, errors = repository.valid("toy")
-    assert journal_integrity_errors(workspace, "toy", errors, who="the server") == [new]
+    assert journal_integrity_errors(workspace, "toy", errors, actor="the server") == [new]
     assert journal_integrity_errors(workspace, "toy", errors) == []
     entry = journal.read(workspace.journal)[-1]
-    assert (entry.action, entry.version_from, entry.version_to, entry.who) == ("faulty", new, new, "the server")
+    assert (entry.action, entry.version_from, entry.version_to, entry.actor) == ("faulty", new, new, "the server")
     assert "model.onnx: changed" in entry.reason
     assert repository.fallback("toy") == old

@@ -44,7 +44,7 @@ def test_the_version_before_answers_and_the_bad_one_is_quarantined(workspace, re
     assert quarantined(workspace) == [f"toy-{third}"]
     entry = journal.read(workspace.journal)[-1]
     assert (entry.action, entry.version_from, entry.version_to) == ("rolled back", third, second)
-    assert (entry.who, entry.reason, entry.verdicts) == ("the monitor", "accuracy", (toy.REFUSED,))
+    assert (entry.actor, entry.reason, entry.verdicts) == ("the monitor", "accuracy", (toy.REFUSED,))
 
 
 def test_a_named_version_takes_back_all_above_it(workspace, repository, server):

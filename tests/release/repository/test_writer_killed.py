@@ -111,7 +111,7 @@ def test_the_old_state_or_the_new_and_the_next_writer_ends_it(workspace, reposit
     assert lines(workspace) == [("published", first), ("published", second), *ended]
     if ended and procedure in ("promote", "rollback"):
         [entry] = [entry for entry in journal.read(workspace.journal) if entry.action == ended[0][0]]
-        assert (entry.who, entry.reason[:6]) == ("the first", "it is ")
+        assert (entry.actor, entry.reason[:6]) == ("the first", "it is ")
 
 
 def recover(workspace, procedure):
@@ -126,7 +126,7 @@ def recover(workspace, procedure):
         case "repair":
             assert repair(Release(workspace, PARAMS, server), verify(workspace)) == []
         case _:
-            with sole_writer(Release(workspace, PARAMS, server, who="the second"), "clear up") as writer:
+            with sole_writer(Release(workspace, PARAMS, server, actor="the second"), "clear up") as writer:
                 clear_up(writer, "toy")
                 retire_fallen(writer, "toy")
                 assert publish_scores(writer, "toy", retry=False) == {}

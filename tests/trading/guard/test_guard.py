@@ -57,7 +57,7 @@ def holds(guard: Guard) -> tuple[Mode, Abstain | None]:
 def come(guard: Guard, rows: int, *, start: int = 0, version: int = 1, value: float = 0.0) -> None:
     for index in range(start, start + rows):
         guard.observe(np.full(2, value, np.float32), index * 1_000_000, version)
-        guard.pace()
+        guard.throttle()
 
 
 def test_nothing_is_normal_before_the_first_check() -> None:

@@ -44,7 +44,7 @@ def steps(guarded_client: GuardedClient, data: np.ndarray, raw: np.ndarray = RAW
     out = []
     for index, (row, raw_row) in enumerate(zip(data, raw, strict=False)):
         out.append(guarded_client.step(row, raw_row, index * every_ns))
-        guarded_client._guard.pace()
+        guarded_client._guard.throttle()
     return out
 
 

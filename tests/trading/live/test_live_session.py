@@ -18,7 +18,7 @@ from lobsmith.features.dataset import build_dataset
 from lobsmith.market.events import TICKER
 from lobsmith.market.instrument import SIMULATED, Instrument
 from lobsmith.market.live import files
-from lobsmith.market.live.playback import RecordedFeed, SimulatedFeed
+from lobsmith.market.live.playback import CapturedFeed, SimulatedFeed
 from lobsmith.market.live.retention import captured
 from lobsmith.market.readers import read_captures
 from lobsmith.market.simulator import simulate
@@ -102,7 +102,7 @@ def captures(workspace: Workspace) -> list[Path]:
 
 def test_what_was_asked_is_what_the_capture_gives(workspace: Workspace, recorded: Path) -> None:
     version = publish_small(workspace, PARAMS, seed=1).version
-    feed = RecordedFeed([recorded], loop=False)
+    feed = CapturedFeed([recorded], loop=False)
     summary = Session(workspace, PlayedFeed([feed])).end(stop=False)
     session = read_captures(captures(workspace))
     rows = build_dataset(session, PARAMS).rows
@@ -323,7 +323,7 @@ def test_two_symbols_are_two_streams(workspace: Workspace, recorded: Path, tmp_p
     lines = gzip.decompress(recorded.read_bytes())
     other = tmp_path / "other.gz"
     other.write_bytes(gzip.compress(lines.replace(b'"SIM"', b'"ETHUSDT"').replace(b"sim@", b"ethusdt@")))
-    feed = PlayedFeed([RecordedFeed([path], loop=False) for path in (recorded, other)])
+    feed = PlayedFeed([CapturedFeed([path], loop=False) for path in (recorded, other)])
     session = Session(workspace, feed)
     session.end(stop=False)
     assert [summary.instrument for summary in session.summaries] == ["simulator:SIM", "binance-usdm:ETHUSDT"]

@@ -50,22 +50,30 @@ _ZERO, _ONE, _HALF = np.float32(0.0), np.float32(1.0), np.float32(0.5)
 # tanh x = x P(x²) / Q(x²) on |x| <= 7.998, beyond which it is ±1 to float32: the rational function of Eigen and MLAS.
 _TANH_LARGEST = np.float32(7.99881172180175781)
 _P1, _P3, _P5, _P7, _P9, _P11, _P13 = (
-    np.float32(one)
-    for one in (
+    np.float32(coefficient)
+    for coefficient in (
         4.89352455891786e-03, 6.37261928875436e-04, 1.48572235717979e-05, 5.12229709037114e-08,
         -8.60467152213735e-11, 2.00018790482477e-13, -2.76076847742355e-16,
     )
 )  # fmt: skip
 _Q0, _Q2, _Q4, _Q6 = (
-    np.float32(one) for one in (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
+    np.float32(coefficient)
+    for coefficient in (4.89352518554385e-03, 2.26843463243900e-03, 1.18534705686654e-04, 1.19825839466702e-06)
 )
 # e^x = 2^n e^r, |r| <= ln 2 / 2, with the polynomial of Cephes' expf.
 _LEAST = np.float32(-87.0)
 _LOG2_E = np.float32(1.44269504088896341)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 _E2, _E3, _E4, _E5, _E6, _E7 = (
-    np.float32(one)
-    for one in (5.0000001201e-1, 1.6666665459e-1, 4.1665795894e-2, 8.3334519073e-3, 1.3981999507e-3, 1.9875691500e-4)
+    np.float32(coefficient)
+    for coefficient in (
+        5.0000001201e-1,
+        1.6666665459e-1,
+        4.1665795894e-2,
+        8.3334519073e-3,
+        1.3981999507e-3,
+        1.9875691500e-4,
+    )
 )
 _MAGIC = np.float32(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, in the low bits
 _EXPONENT = np.int32(23)

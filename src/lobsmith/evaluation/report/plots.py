@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lobsmith.evaluation.report.formatting import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, number, outcome
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, STILL, UP, svg
-from lobsmith.evaluation.report.words import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, number, outcome
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, AtConfidence, Calibration, Comparison
 
 if TYPE_CHECKING:

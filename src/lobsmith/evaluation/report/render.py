@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from lobsmith.evaluation.report import plots, words
+from lobsmith.evaluation.report import formatting, plots
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.results import (
     DIRECTIONS,
@@ -41,20 +41,20 @@ _SECTIONS = {
     "training": "Training",
 }
 _FILTERS = (
-    words.number,
-    words.figure,
-    words.count,
-    words.percent,
-    words.interval,
-    words.stacked,
-    words.horizon,
-    words.share_name,
-    words.moment,
-    words.outcome,
-    words.evidence,
-    words.calibrated,
-    words.calibration_text,
-    words.skill,
+    formatting.number,
+    formatting.figure,
+    formatting.count,
+    formatting.percent,
+    formatting.interval,
+    formatting.stacked,
+    formatting.horizon,
+    formatting.share_name,
+    formatting.moment,
+    formatting.outcome,
+    formatting.evidence,
+    formatting.calibrated,
+    formatting.calibration_text,
+    formatting.skill,
 )
 
 
@@ -89,8 +89,12 @@ class Section:
     @property
     def summary(self) -> str:
         """How many baselines the model beats, does not differ from, and loses to."""
-        answers = [words.outcome(comparison.difference) for comparison in self.comparisons]
-        parts = ((words.BETTER, "better than"), (words.NO_DIFFERENT, "no different from"), (words.WORSE, "worse than"))
+        answers = [formatting.outcome(comparison.difference) for comparison in self.comparisons]
+        parts = (
+            (formatting.BETTER, "better than"),
+            (formatting.NO_DIFFERENT, "no different from"),
+            (formatting.WORSE, "worse than"),
+        )
         counts = [f"{text} {answers.count(answer)}" for answer, text in parts if answer in answers]
         baselines = "baseline" if len(answers) == 1 else "baselines"
         return f"{', '.join(counts)} of {len(answers)} {baselines}" if counts else "not known against any baseline"
@@ -108,12 +112,12 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
         _TEMPLATE,
         _FILTERS,
         e=evaluation,
-        decision=words.decision(evaluation.verdicts),
+        decision=formatting.decision(evaluation.verdicts),
         titles=_SECTIONS,
         horizons=[_section(evaluation, horizon) for horizon in horizons],
-        known_shares=[str(metrics.horizon_ms) for metrics in evaluation.scores],
+        known_shares=[str(metrics.horizon_ms) for metrics in evaluation.horizon_metrics],
         directions=DIRECTIONS,
-        few_blocks=words.FEW_BLOCKS,
+        few_blocks=formatting.FEW_BLOCKS,
         model_name=MODEL,
         attention_plot=plots.plot_attention(evaluation.attention),
         training_plot=plots.plot_training(history),
@@ -124,7 +128,7 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
 def _horizons(evaluation: Evaluation) -> list[int]:
     horizons: set[int] = set()
     for part in (
-        evaluation.scores,
+        evaluation.horizon_metrics,
         evaluation.comparisons,
         evaluation.calibration,
         evaluation.confidence,
@@ -137,8 +141,8 @@ def _horizons(evaluation: Evaluation) -> list[int]:
 
 def _section(evaluation: Evaluation, horizon: int) -> Section:
     """Gather one horizon's part of each list."""
-    name = words.horizon(horizon)
-    predictors = [metrics for metrics in evaluation.scores if metrics.horizon_ms == horizon]
+    name = formatting.horizon(horizon)
+    predictors = [metrics for metrics in evaluation.horizon_metrics if metrics.horizon_ms == horizon]
     comparisons = [comparison for comparison in evaluation.comparisons if comparison.horizon_ms == horizon]
     calibrations = [calibration for calibration in evaluation.calibration if calibration.horizon_ms == horizon]
     points = [point for point in evaluation.confidence if point.horizon_ms == horizon]
@@ -157,7 +161,7 @@ def _section(evaluation: Evaluation, horizon: int) -> Section:
         levels=[_level(direction, points) for direction in DIRECTIONS],
         confusion=next((confusion for confusion in evaluation.confusion if confusion.horizon_ms == horizon), None),
         effects=effects,
-        earnings=words.earnings(name, effects),
+        earnings=formatting.earnings(name, effects),
         differences_plot=plots.plot_differences(name, comparisons),
         reliability_plot=plots.plot_reliability(name, calibrations),
         confidence_plot=plots.plot_confidence(name, points),
@@ -166,4 +170,4 @@ def _section(evaluation: Evaluation, horizon: int) -> Section:
 
 def _level(direction: str, points: Sequence[AtConfidence]) -> Level:
     own = sorted((point for point in points if point.direction == direction), key=lambda point: point.confidence)
-    return Level(direction, own, words.few_blocks(direction, own))
+    return Level(direction, own, formatting.few_blocks(direction, own))

@@ -69,7 +69,7 @@ def check_playable(path: Path) -> None:
         raise CaptureError(path, "live plays raw captures of Binance and of the simulator; replay the others")
 
 
-class RecordedFeed:
+class CapturedFeed:
     """Captured files of one instrument as a feed."""
 
     def __init__(self, paths: Sequence[Path], *, loop: bool) -> None:
@@ -203,7 +203,7 @@ class Player:
                 return
 
 
-def move_to_now(sources: Sequence["RecordedFeed | SimulatedFeed"]) -> None:
+def move_to_now(sources: Sequence["CapturedFeed | SimulatedFeed"]) -> None:
     """Shift feeds together; the earliest begins now."""
     shift_ns = _whole_ms(clock.now_ns() - min(source.begins_ns for source in sources)) + NS_PER_MS
     for source in sources:

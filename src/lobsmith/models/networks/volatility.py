@@ -190,7 +190,7 @@ class Volatility(nn.Module):
     def forecast(self, features: Tensor, variances: Tensor) -> tuple[Tensor, Tensor]:
         """Return the log forecasts, ln bps [B, T, 3 H], and the last part of the state, [B, H + 5]."""
         returns, elapsed = self._returns(features)
-        gain, drift = self._garch_step(elapsed)
+        gain, drift = self._garch_terms(elapsed)
         squares = returns * returns
         rate = (self.garch[1] + self.garch[2]).reshape(1)
         decay = torch.cat([1 / self.tau, rate])
@@ -231,7 +231,7 @@ class Volatility(nn.Module):
         elapsed = features[:, :, _ELAPSED] * self.scale[_ELAPSED] + self.location[_ELAPSED]
         return torch.clamp(returns, -CEILING, CEILING), _grown(torch.clamp(elapsed, 0.0, _LONGEST)) / 1e3
 
-    def _garch_step(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
+    def _garch_terms(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
         """Return a row's effect on the rate: g, 1/s, times its squared return, and V (…), bps²/s."""
         step = torch.clamp(elapsed, min=_LEAST_STEP_S)
         long_run, rho, eta = self.garch[0], self.garch[1], self.garch[2]
@@ -265,7 +265,7 @@ class Volatility(nn.Module):
             volatility: float32 [N, H], realised volatility of each horizon, bps; NaN unknown.
         """
         train = np.unique(train_rows)
-        returns, elapsed = training_steps(rows, train)
+        returns, elapsed = training_returns(rows, train)
         starts = run_starts(rows, train)
         span = elapsed.sum()
         long_run = max(float((returns**2).sum() / span) if span > 0 else 0.0, _LEAST_RATE)
@@ -296,7 +296,9 @@ class Volatility(nn.Module):
         return VolatilityFit(garch, fitted)
 
 
-def training_steps(rows: Rows, train: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def training_returns(
+    rows: Rows, train: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return the training rows' returns, bps, and times since the row before, s, clipped as in the network."""
     raw = rows.raw[train][:, [_RETURN, _ELAPSED]].astype(np.float64)
     return np.clip(raw[:, 0], -CEILING, CEILING), np.expm1(np.clip(raw[:, 1], 0.0, _LONGEST)) / 1e3

@@ -170,5 +170,5 @@ def _named(gate: str, instrument: str, drift_verdict: DriftVerdict) -> Verdict:
 
 def _all_at_once(drift: DriftParams) -> DriftParams:
     """Return settings that measure all past pairs in one check."""
-    patient = structs.replace(drift.discriminator, seconds=_PATIENCE * drift.discriminator.seconds)
-    return structs.replace(drift, pairs_a_look=drift.past_pairs, discriminator=patient)
+    longer = structs.replace(drift.discriminator, seconds=_PATIENCE * drift.discriminator.seconds)
+    return structs.replace(drift, pairs_a_look=drift.past_pairs, discriminator=longer)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
-from lobsmith.evaluation.report import words
+from lobsmith.evaluation.report import formatting
 from lobsmith.evaluation.report.page import render
 from lobsmith.features.definitions import FEATURES
 from lobsmith.monitoring.drift import plots
@@ -40,7 +40,7 @@ def render_drift(content: Content) -> str:
         (change.time_ns, f"{change.before or 'none'} → {change.after}", change.reason) for change in content.changes
     ]
     actions += [(happening.time_ns, happening.what, happening.about) for happening in content.happenings]
-    filters = (words.number, words.figure, words.count, words.moment, words.horizon, span)
+    filters = (formatting.number, formatting.figure, formatting.count, formatting.moment, formatting.horizon, span)
     return render(
         "lobsmith.monitoring.drift",
         _TEMPLATE,
@@ -112,8 +112,8 @@ def span(verdict: DriftVerdict, which: str) -> str:
     """Return the receive times of a verdict's `reference` or `recent` rows as text."""
     first, last = getattr(verdict, f"{which}_from_ns"), getattr(verdict, f"{which}_until_ns")
     if first is None or last is None:
-        return words.DASH
-    (day, start, _), (until, end, zone) = words.moment(first).split(), words.moment(last).split()
+        return formatting.DASH
+    (day, start, _), (until, end, zone) = formatting.moment(first).split(), formatting.moment(last).split()
     return f"{day} {start} to {end if day == until else f'{until} {end}'} {zone}"
 
 

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from lobsmith.drift.verdict import DriftCheck, DriftVerdict, FeatureShift, Finding, Kind
+from lobsmith.evaluation.report.formatting import figure as figure_text
+from lobsmith.evaluation.report.formatting import horizon, number
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, svg
-from lobsmith.evaluation.report.words import figure as figure_text
-from lobsmith.evaluation.report.words import horizon, number
 from lobsmith.monitoring.accuracy import VersionAccuracy
 from lobsmith.monitoring.drift.content import PageChange
 from lobsmith.monitoring.drift.history import PastCheck, PastVerdict, as_line

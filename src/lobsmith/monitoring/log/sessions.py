@@ -113,7 +113,7 @@ def sessions_of(
     return sorted(with_status, key=lambda session: (session.started_ns, session.session))
 
 
-def close_session(workspace: Workspace, params: Params, model: str, session: str, who: str) -> None:
+def close_session(workspace: Workspace, params: Params, model: str, session: str, actor: str) -> None:
     """Log a session as closed whose client crashed, or runs where this machine cannot see it.
 
     Raises:
@@ -126,7 +126,7 @@ def close_session(workspace: Workspace, params: Params, model: str, session: str
         if session not in (logged["session"] for logged in log.sessions()):
             raise PredictionLogError(f"{log.path}: no session {session}; see `lobsmith predictions describe --json`")
     with LogWriter.of(workspace, model, params) as writer:
-        writer.end(session, Ending.CLOSED, who, clock.now_ns())
+        writer.end(session, Ending.CLOSED, actor, clock.now_ns())
 
 
 def _announced(workspace: Workspace, model: str) -> list[Announced]:

@@ -31,7 +31,7 @@ transition back by calm checks of its own. A version promoted in normal mode ser
 
 from enum import StrEnum
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 from msgspec.structs import replace
 
 from lobsmith.drift.verdict import DriftCheck, Finding, Kind
@@ -76,7 +76,7 @@ class ModeChange(Struct, frozen=True, kw_only=True):
     mode_to: Mode
     reason: str
     findings: dict[Kind, Finding] = {}
-    who: str
+    actor: str = field(name="who")
     held: bool = False
 
 

@@ -49,7 +49,7 @@ def apply(
     params: Params,
     check: DriftCheck,
     win_rates: HitRates | None,
-    who: str,
+    actor: str,
     *,
     now_ns: int | None = None,
     state: State | None = None,
@@ -79,10 +79,10 @@ def apply(
             after = replace(after, win_rates=win_rates)
         if state is not None:
             after = replace(after, state=state)
-        return ModeUpdate(before, _publish(workspace, after, _changed(before, after, who, now)), retrain)
+        return ModeUpdate(before, _publish(workspace, after, _changed(before, after, actor, now)), retrain)
 
 
-def wait(workspace: Workspace, model: str, version: int, state: State, who: str, now_ns: int) -> ModeUpdate:
+def wait(workspace: Workspace, model: str, version: int, state: State, actor: str, now_ns: int) -> ModeUpdate:
     """Refresh the mode's heartbeat while there is nothing to check; see `machine.wait`.
 
     Raises:
@@ -92,10 +92,10 @@ def wait(workspace: Workspace, model: str, version: int, state: State, who: str,
     with _locked(workspace):
         before = _last_mode(workspace, model)
         after = machine.wait(before, model, version, state, now_ns)
-        return ModeUpdate(before, _publish(workspace, after, _changed(before, after, who, now_ns)))
+        return ModeUpdate(before, _publish(workspace, after, _changed(before, after, actor, now_ns)))
 
 
-def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str) -> ModeUpdate:
+def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, actor: str) -> ModeUpdate:
     """Set a mode by hand. Until `set_auto`, drift checks may only make it more cautious.
 
     Raises:
@@ -120,10 +120,10 @@ def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, who: str
         else:
             since_ns = before.since_ns if before.mode is mode else now
             after = replace(counted_anew(before, version), mode=mode, since_ns=since_ns, reason=reason, held=True)
-        return ModeUpdate(before, _publish(workspace, after, _change(before, after, reason, who, now)))
+        return ModeUpdate(before, _publish(workspace, after, _change(before, after, reason, actor, now)))
 
 
-def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> ModeUpdate:
+def set_auto(workspace: Workspace, model: str, reason: str, actor: str) -> ModeUpdate:
     """Let drift checks set the mode again: it stays until they have counted anew.
 
     Raises:
@@ -137,7 +137,7 @@ def set_auto(workspace: Workspace, model: str, reason: str, who: str) -> ModeUpd
         if not before.held:
             return ModeUpdate(before, before)
         after = replace(counted_anew(before, before.version), held=False)
-        change = _change(before, after, " ".join(reason.split()) or "set by hand no longer", who, clock.now_ns())
+        change = _change(before, after, " ".join(reason.split()) or "set by hand no longer", actor, clock.now_ns())
         return ModeUpdate(before, _publish(workspace, after, change))
 
 
@@ -271,13 +271,13 @@ def _journaled(workspace: Workspace, model: str) -> list[ModeChange]:
     return [change for change in journal.read_lines(journal_path(workspace), ModeChange) if change.model == model]
 
 
-def _changed(before: PublishedMode | None, after: PublishedMode, who: str, now_ns: int) -> ModeChange | None:
+def _changed(before: PublishedMode | None, after: PublishedMode, actor: str, now_ns: int) -> ModeChange | None:
     if before is not None and before.mode is after.mode:
         return None
-    return _change(before, after, after.reason, who, now_ns)
+    return _change(before, after, after.reason, actor, now_ns)
 
 
-def _change(before: PublishedMode | None, after: PublishedMode, reason: str, who: str, now_ns: int) -> ModeChange:
+def _change(before: PublishedMode | None, after: PublishedMode, reason: str, actor: str, now_ns: int) -> ModeChange:
     return ModeChange(
         time_ns=now_ns,
         model=after.model,
@@ -286,7 +286,7 @@ def _change(before: PublishedMode | None, after: PublishedMode, reason: str, who
         mode_to=after.mode,
         reason=reason,
         findings=after.findings,
-        who=who,
+        actor=actor,
         held=after.held,
     )
 

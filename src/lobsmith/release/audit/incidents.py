@@ -6,7 +6,7 @@ from lobsmith.release.repository.incidents import Incident, journal_once
 from lobsmith.workspace import Workspace
 
 
-def journal_foreign(workspace: Workspace, *, who: str | None = None) -> list[str]:
+def journal_foreign(workspace: Workspace, *, actor: str | None = None) -> list[str]:
     """Journal foreign folders and unreadable policies, each once; see `journal_once`.
 
     Returns:
@@ -17,4 +17,4 @@ def journal_foreign(workspace: Workspace, *, who: str | None = None) -> list[str
         for finding in inspect(workspace)
         if finding.kind in (IntegrityKind.FOREIGN, IntegrityKind.POLICY)
     ]
-    return [incident.reason for incident in journal_once(workspace, incidents, who=who)]
+    return [incident.reason for incident in journal_once(workspace, incidents, actor=actor)]

@@ -174,7 +174,7 @@ def _leftovers(workspace: Workspace) -> Iterator[IntegrityFinding]:
     else:
         if intent is not None:
             entry = intent.entry
-            message = f"{entry.who}: crashed while {entry.model} {entry.version_to} was to be {entry.action}"
+            message = f"{entry.actor}: crashed while {entry.model} {entry.version_to} was to be {entry.action}"
             yield _safe(IntegrityKind.LEFTOVER, workspace.intent, message, "complete or undo it", entry.model)
     if workspace.staging.is_dir():
         for leftover in sorted(workspace.staging.iterdir()):

@@ -6,7 +6,7 @@ crash. While MLflow is unreachable nothing is changed, and serving goes on.
 
 from dataclasses import replace
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith import clock
 from lobsmith.errors import RegistryError
@@ -39,7 +39,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         candidate: the version of the candidate deployment.
         champion: the registered version that the alias requested last.
         promoted: the last version promoted in this call.
-        done: the actions taken, as text.
+        actions: the actions taken, as text.
         refused: the reason by alias.
         away: why MLflow is unreachable; later actions were not taken.
         unscored: the reason by listed version whose reference score is not served.
@@ -50,17 +50,17 @@ class Reconciled(Struct, frozen=True, kw_only=True):
     candidate: int | None
     champion: int | None = None
     promoted: int | None = None
-    done: tuple[str, ...] = ()
+    actions: tuple[str, ...] = field(default=(), name="done")
     refused: dict[str, str] = {}
-    away: str | None = None
+    unreachable: str | None = field(default=None, name="away")
     unscored: dict[int, str] = {}
 
     def summary(self) -> str:
         """Return the outcome in one line."""
         return "; ".join(
             [
-                *([f"nothing changed: {self.away}"] if self.away else []),
-                *self.done,
+                *([f"nothing changed: {self.unreachable}"] if self.unreachable else []),
+                *self.actions,
                 *(f"refused: {reason}" for reason in self.refused.values()),
                 *(f"{version} is without its score: {reason}" for version, reason in self.unscored.items()),
             ]
@@ -73,7 +73,7 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
     Of several processes one acts, the others wait and have nothing left to do.
 
     Args:
-        release: the context; `who` is for the journal where the registry names no requester.
+        release: the context; `actor` is for the journal where the registry names no requester.
         model: the production model.
         retry: try again now what was refused lately.
 
@@ -83,7 +83,7 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
         ServingError: the server does not unload a candidate.
     """
     workspace, limits = release.workspace, release.params.reconcile
-    away = None
+    unreachable = None
     with hold_lease(
         workspace.reconcile_lease, f"reconcile {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s
     ) as lease:
@@ -101,7 +101,7 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
                     break
                 perform(work, action)
         except RegistryError as error:
-            away = str(error)
+            unreachable = str(error)
         unscored = catch_up(release, model, retry=retry)
     active, candidate = (release.repository.active(name) for name in (model, candidate_model(model)))
     return Reconciled(
@@ -110,9 +110,9 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
         candidate=candidate,
         champion=None if targets.champion is None else targets.champion.version,
         promoted=None if work.promoted is None else work.promoted.version,
-        done=tuple(work.actions),
+        actions=tuple(work.actions),
         refused=_refused(targets),
-        away=away,
+        unreachable=unreachable,
         unscored=unscored,
     )
 

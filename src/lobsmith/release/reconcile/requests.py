@@ -79,14 +79,14 @@ def request_promotion(release: Release, model: str, version: int, *, reason: str
         ReleaseError: there is no such version, or the repository is unreadable.
         LeaseError: another process reconciles all the time.
     """
-    who = release.who or user()
+    actor = release.actor or user()
     # Complete a pending rollback first: otherwise this request would be taken for the one rolled back.
     before = reconcile(release, model)
-    if before.away is None:
+    if before.unreachable is None:
         workspace, limits = release.workspace, release.params.reconcile
         # Another process that moves the alias would overwrite the request.
         with hold_lease(workspace.reconcile_lease, f"promote {model}", ttl_s=limits.lease_s, wait_s=limits.wait_s):
-            request(workspace, model, CHAMPION, version, f"{who}{': ' if reason else ''}{reason}")
+            request(workspace, model, CHAMPION, version, f"{actor}{': ' if reason else ''}{reason}")
     return reconcile(release, model, retry=True)
 
 

@@ -21,7 +21,7 @@ class Incident(NamedTuple):
     reason: str
 
 
-def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: str | None = None) -> list[Incident]:
+def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, actor: str | None = None) -> list[Incident]:
     """Journal incidents, each once; needs no lease. Return the new ones.
 
     Raises:
@@ -41,7 +41,7 @@ def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: st
                 version_from=None if version is None else repository.active(model),
                 version_to=version,
                 artifact_id=None if manifest is None else manifest.artifact_id,
-                who=who or user(),
+                actor=actor or user(),
                 reason=reason,
             ),
         )
@@ -49,11 +49,11 @@ def journal_once(workspace: Workspace, incidents: Iterable[Incident], *, who: st
 
 
 def journal_integrity_errors(
-    workspace: Workspace, model: str, errors: Mapping[int, str], *, who: str | None = None
+    workspace: Workspace, model: str, errors: Mapping[int, str], *, actor: str | None = None
 ) -> list[int]:
     """Journal integrity errors by version, each once; return the versions with a new one. See `journal_once`."""
     incidents = [Incident(model, version, errors[version]) for version in sorted(errors)]
-    new = journal_once(workspace, incidents, who=who)
+    new = journal_once(workspace, incidents, actor=actor)
     return [incident.version for incident in new if incident.version is not None]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from lobsmith import jsonl
 from lobsmith.errors import ReleaseError
@@ -46,7 +46,7 @@ _Line = TypeVar("_Line", bound=Struct)
 class Entry(Struct, frozen=True, kw_only=True):
     """A line: an action on a model's versions.
 
-    `version_from` was active before; `version_to` is the subject, after a rollback the target. `who` is a user or a
+    `version_from` was active before; `version_to` is the subject, after a rollback the target. `actor` is a user or a
     flow run.
     """
 
@@ -56,7 +56,7 @@ class Entry(Struct, frozen=True, kw_only=True):
     version_from: int | None
     version_to: int | None
     artifact_id: str | None
-    who: str
+    actor: str = field(name="who")
     verdicts: tuple[Verdict, ...] = ()
     reason: str = ""
 

@@ -63,7 +63,7 @@ class Writer:
             version_from=before,
             version_to=about,
             artifact_id=artifact_id,
-            who=self.release.who or user(),
+            actor=self.release.actor or user(),
             verdicts=verdicts,
             reason=reason,
         )

@@ -24,7 +24,7 @@ Float32 = NDArray[np.float32]
 
 _JOIN_S = 5.0
 _TRIES = 3
-"""Health checks that `pace` waits for: one may have begun earlier, one may fail."""
+"""Health checks that `throttle` waits for: one may have begun earlier, one may fail."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Guard:
             return self._no_signal("version or stream changed since the last health check")
         return check.effective, check.act_table
 
-    def pace(self, patience_s: float = 5.0) -> None:
+    def throttle(self, patience_s: float = 5.0) -> None:
         """Wait until all rows so far are scored: backpressure for replays."""
         for _ in range(_TRIES):
             if not self._is_due() or not self._thread.is_alive():

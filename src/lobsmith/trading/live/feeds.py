@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lobsmith.errors import DataError
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.live.playback import Player, RecordedFeed, SimulatedFeed, move_to_now
+from lobsmith.market.live.playback import CapturedFeed, Player, SimulatedFeed, move_to_now
 from lobsmith.market.live.websocket import CaptureLimits, Sink, WebSocketFeed
 from lobsmith.market.venues.binance.live import Endpoint
 
@@ -112,7 +112,7 @@ class PlayedFeed:
 
     backpressure: bool = True
 
-    def __init__(self, sources: Sequence[RecordedFeed | SimulatedFeed]) -> None:
+    def __init__(self, sources: Sequence[CapturedFeed | SimulatedFeed]) -> None:
         """Prepare; nothing is played yet.
 
         Raises:

@@ -360,7 +360,7 @@ def main(path: Path) -> None:
             start_shadows(config, params, reader.features),
             flush_s=params.prediction_log.flush_s,
             read_rows=min(_READ_ROWS, params.mirror.queue_rows // 2),
-            backpressure=config.patient,
+            backpressure=config.backpressure,
         )
         loop.run(lambda: stopped or reader.finished or orphaned(), params.mirror.drain_s)
         if reader.finished or orphaned():

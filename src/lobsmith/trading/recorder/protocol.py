@@ -3,6 +3,8 @@
 from enum import IntEnum, auto
 from typing import Any
 
+from msgspec import field
+
 from lobsmith.monitoring.log.sessions import Announced
 
 
@@ -22,7 +24,7 @@ class Tally(IntEnum):
 class RecorderConfig(Announced, frozen=True, kw_only=True):
     """Configuration of the recorder's process, in a file beside the log.
 
-    `patient`: for replays, entries wait in the ring while shadows are above their high-water mark, and so does the
+    `backpressure`: for replays, entries wait in the ring while shadows are above their high-water mark, and so does the
     replay.
     """
 
@@ -32,4 +34,4 @@ class RecorderConfig(Announced, frozen=True, kw_only=True):
     definitions_sha256: str
     transport: str
     url: str | None
-    patient: bool
+    backpressure: bool = field(name="patient")

@@ -92,7 +92,7 @@ class Recorder:
         source: "Source",
         transport: str,
         url: str | None = None,
-        patient: bool = False,
+        backpressure: bool = False,
         clock: Callable[[], int] = clock.now_ns,
     ) -> None:
         """Start the recorder.
@@ -105,7 +105,7 @@ class Recorder:
             source: of the rows.
             transport: to the shadow versions: grpc, http or inprocess.
             url: HOST:PORT of a server outside the workspace.
-            patient: for replays: rows wait for the shadow versions, see `pace`.
+            patient: for replays: rows wait for the shadow versions, see `throttle`.
             clock: UTC, ns.
         """
         self._clock = clock
@@ -137,7 +137,7 @@ class Recorder:
             transport=transport,
             url=url,
             parent=Process.this(),
-            patient=patient,
+            backpressure=backpressure,
         )
         self._adopted = self._adopt()
         try:
@@ -208,7 +208,7 @@ class Recorder:
         self._put(self._rows, time_ns, segment, mid, row, prediction, raw)
         self._rows += 1
 
-    def pace(self, longest_s: float = 1.0) -> None:
+    def throttle(self, longest_s: float = 1.0) -> None:
         """Wait until the ring is less than half full: backpressure for replays, given up after `longest_s` without
         progress.
         """
