@@ -42,9 +42,9 @@ class Page:
         # An open page would not be loaded again.
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
-        self.settle()
+        self.wait_until_idle()
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         end = time.monotonic() + _PAGE_DEADLINE_S
         while time.monotonic() < end:
             try:
@@ -77,7 +77,7 @@ class Page:
         self.wait_for(f"!!{element}")
         self.run(f"{element}.focus()")
         self._call("Input.insertText", text=text)
-        self.settle()
+        self.wait_until_idle()
         for kind in ("rawKeyDown", "keyUp"):
             self._call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", windowsVirtualKeyCode=13)
 

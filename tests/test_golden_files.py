@@ -62,7 +62,7 @@ def entry(number: int, action: str = journal.PUBLISHED, **changed: object) -> jo
         "version_from": number or None,
         "version_to": number + 1,
         "artifact_id": "a1" * 32,
-        "who": "retrain flow",
+        "actor": "retrain flow",
         "verdicts": (PASSED, REFUSED)[: number % 3],
         "reason": 'two\nlines, "quotes", Größe ≤ 5 €' if number % 2 else "",
     }

@@ -16,7 +16,7 @@ def entry(version, **changes):
         "version_from": None,
         "version_to": version,
         "artifact_id": "a" * 64,
-        "who": "someone",
+        "actor": "someone",
         "verdicts": (toy.PASSED,),
         "reason": "two\nlines",
     }
