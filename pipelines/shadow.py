@@ -51,7 +51,7 @@ def evaluate(workspace: Workspace, params: Params, pair: Pair, sources: Sources)
     """Compare both versions on rows since the candidate was published."""
     with stage("judge the candidate") as note:
         if not pair.candidate.shares_a_market_with(pair.active):
-            note("it has learnt no instrument that the active version has")
+            note("it shares no instrument with the active version")
             return None
         evaluation = evaluate_candidate(
             workspace,

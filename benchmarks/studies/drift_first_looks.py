@@ -27,7 +27,7 @@ from lobsmith.market.simulator import Change, Dynamics, simulate
 from lobsmith.params import load_params
 from lobsmith.units import NS_PER_S
 
-LEARNT_S = (1200, 21_600)
+TRAINING_S = (1200, 21_600)
 """Training data of the demonstration, and the window of `params.yaml`."""
 MARKETS: dict[str, tuple[float, dict[str, float]]] = {
     "regimes of 1 min": (60.0, {}),
@@ -45,27 +45,27 @@ FIRST_SEED = 300
 
 def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
     """Check one market a few times; return the p-value of each check, None where data are insufficient."""
-    name, learnt_s, seed = task
+    name, training_s, seed = task
     params = load_params(Path("params.yaml"))
     drift = replace(params.drift, discriminator=replace(params.drift.discriminator, seconds=600))
     regime_s, factors = MARKETS[name]
     market = Dynamics(regime_s=regime_s)
-    end_s = round(learnt_s + AFTER_S + drift.recent_s + CHECKS * drift.look_s)
-    changes = [Change(at_s=learnt_s, dynamics=market.scaled(factors))] if factors else []
+    end_s = round(training_s + AFTER_S + drift.recent_s + CHECKS * drift.look_s)
+    changes = [Change(at_s=training_s, dynamics=market.scaled(factors))] if factors else []
     rows = next(iter(freeze([build_dataset(simulate(seed, end_s, market, changes), params)], drift).rows.values()))
     start = int(rows.time_ns[0])
 
     def between(from_s: float, until_s: float) -> RawRows:
         return rows.between(*(start + round(at * NS_PER_S) for at in (from_s, until_s)))
 
-    training = between(0, learnt_s)
+    training = between(0, training_s)
     drift = fitted(drift, covered(training))
     scaling, lengths = fit_scaling(training.raw), Lengths.of(drift)
-    learnt = TrainingWindow(training, measured_in_training(training, scaling, drift))
+    window = TrainingWindow(training, measured_in_training(training, scaling, drift))
     p_values: list[float | None] = []
     with tempfile.TemporaryDirectory() as folder:
         for check in range(CHECKS):
-            now_s = learnt_s + AFTER_S + drift.recent_s + check * drift.look_s
+            now_s = training_s + AFTER_S + drift.recent_s + check * drift.look_s
             verdict = check_covariate_drift(
                 training.newest(lengths.reference),
                 between(now_s - drift.recent_s, now_s),
@@ -75,10 +75,10 @@ def one_case(task: tuple[str, int, int]) -> dict[str, Any]:
                 # Past pairs as far apart are in the other table.
                 replace(drift, past_pairs=10_000),
                 level=check_level(drift),
-                learnt=learnt,
+                training_window=window,
             )
             p_values.append(None if verdict.finding is Finding.INSUFFICIENT else verdict.p_value)
-    return {"market": name, "learnt_s": learnt_s, "seed": seed, "windows": len(learnt.measured), "p": p_values}
+    return {"market": name, "learnt_s": training_s, "seed": seed, "windows": len(window.measured), "p": p_values}
 
 
 def measure(seeds: range, jobs: int, output: Path | None, markets: Iterable[str] = MARKETS) -> list[Any]:
@@ -86,7 +86,7 @@ def measure(seeds: range, jobs: int, output: Path | None, markets: Iterable[str]
     lines = output.read_text().splitlines() if output is not None and output.exists() else []
     results = [json.loads(line) for line in lines]
     measured = {(result["market"], result["learnt_s"], result["seed"]) for result in results}
-    tasks = [(name, learnt_s, seed) for seed in seeds for learnt_s in LEARNT_S for name in markets]
+    tasks = [(name, training_s, seed) for seed in seeds for training_s in TRAINING_S for name in markets]
     tasks = [task for task in tasks if task not in measured]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         for result in pool.imap_unordered(one_case, tasks):
@@ -103,12 +103,12 @@ def table(results: list[Any]) -> str:
     heads = ("trained, h", "market", "cases", "first: no verdict", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
     heads += (f"{CHECKS}: no verdict", f"p <= {PLAIN:g}", f"p <= {level:.2g}")
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for learnt_s in LEARNT_S:
+    for training_s in TRAINING_S:
         for name in MARKETS:
-            chosen = [result["p"] for result in results if (result["market"], result["learnt_s"]) == (name, learnt_s)]
+            chosen = [result["p"] for result in results if (result["market"], result["learnt_s"]) == (name, training_s)]
             if not chosen:
                 continue
-            cells = [f"{learnt_s / 3600:.2g}", name, str(len(chosen))]
+            cells = [f"{training_s / 3600:.2g}", name, str(len(chosen))]
             for checks in ([p_values[:1] for p_values in chosen], chosen):
                 p = np.array([np.nan if value is None else value for p_values in checks for value in p_values])
                 cells += [f"{np.isnan(p).sum()} of {len(p)}", str((p <= PLAIN).sum()), str((p <= level).sum())]

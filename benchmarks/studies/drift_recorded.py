@@ -127,8 +127,8 @@ def checks(
 @torch.no_grad()
 def scores(old: RawRows, scaling: Scaling, new: RawRows, params: Params) -> dict[str, Any]:
     """Return the drift scores of blocks of the newer rows, end to end; above 1 is an alarm."""
-    learnt = Reference({"learnt": old}, scaling, params.drift.every_ms)
-    score, fitted = fit_score(learnt, params.reference)
+    training = Reference({"learnt": old}, scaling, params.drift.every_ms)
+    score, fitted = fit_score(training, params.reference)
     length = fitted["learnt"].block_rows
     values = score(torch.from_numpy(new.raw).unfold(0, length, length).transpose(1, 2))[0]
     return {"block_rows": length, "scores": [round(value, 2) for value in values[:, 0].tolist()]}
@@ -147,8 +147,8 @@ def compare(older: Dataset, newer: Dataset | None, params: Params, most: int) ->
     scaling, old, new = both(params.drift)
     product = checks(scaling, old, after(old, new), params.drift, 1, follow=False)[0]
     brief = short(params.drift, SESSION_RECENT_S if newer is not None else HALF_RECENT_S)
-    known, learnt, came = both(brief)
-    verdicts = checks(known, learnt, after(learnt, came), brief, most, follow=newer is None)
+    known, training, came = both(brief)
+    verdicts = checks(known, training, after(training, came), brief, most, follow=newer is None)
     named = Counter(feature.name for check in verdicts for feature in check.moved[:3])
     psi = {feature.name: feature.psi for feature in feature_shifts(NAMES, old.raw, new.raw)}
     p_values = [check.p_value for check in verdicts if check.p_value is not None]

@@ -35,8 +35,8 @@ def cases(seed: int, params: Params) -> list[dict[str, Any]]:
     history = market.until(HISTORY_S).rows
     until_s = HISTORY_S - TRAINED_S
     window = between(history, until_s - params.window.length_s, until_s)
-    learnt = Reference({str(INSTRUMENT): window}, fit_scaling(window.raw), params.drift.every_ms)
-    score, _ = fit_score(learnt, params.reference)
+    training = Reference({str(INSTRUMENT): window}, fit_scaling(window.raw), params.drift.every_ms)
+    score, _ = fit_score(training, params.reference)
     alarms = []
     for after_s in CHANGES_AT_S:
         at_s = HISTORY_S + after_s

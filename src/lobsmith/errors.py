@@ -20,7 +20,7 @@
     ├── ClockError                the time of a workspace cannot be read or set
     ├── ModeError                 the mode of a model cannot be read or set
     ├── ServingError              no answer can be had from a model server
-    │   ├── UnlearntInstrumentError  a model is asked about an instrument that it has not learnt
+    │   ├── UntrainedInstrumentError  a model is asked about an instrument that it was not trained on
     │   ├── TritonMissingError    Triton cannot be started on this machine
     │   ├── PortBusyError         a port that the server needs is taken
     │   ├── RequestError          the request is wrong: shape, type, a non-finite value
@@ -59,7 +59,7 @@ __all__ = [
     "ThinWindowError",
     "TrainingError",
     "TritonMissingError",
-    "UnlearntInstrumentError",
+    "UntrainedInstrumentError",
     "VenueError",
     "VersionGoneError",
 ]
@@ -151,8 +151,8 @@ class ServingError(LobsmithError):
     """No answer can be had from a model server."""
 
 
-class UnlearntInstrumentError(ServingError):
-    """A model is asked about an instrument that it has not learnt."""
+class UntrainedInstrumentError(ServingError):
+    """A model is asked about an instrument that it was not trained on."""
 
 
 class TritonMissingError(ServingError):

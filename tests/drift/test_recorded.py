@@ -22,15 +22,15 @@ def newest(rows: RawRows, windows: int, params: DriftParams) -> RawRows:
 
 @pytest.mark.slow
 def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_history(recorded: Path) -> None:
-    learnt, other = (read(recorded, name, PARAMS) for name in ("BTC spot, 8 August", "BTC perpetual, 8 August"))
+    training, other = (read(recorded, name, PARAMS) for name in ("BTC spot, 8 August", "BTC perpetual, 8 August"))
     brief = short(PARAMS.drift, 7.0)
-    scaling, rows = frozen(learnt, brief)
+    scaling, rows = frozen(training, brief)
     old = newest(rows, 44, brief)
     (found,) = checks(scaling, old, after(old, frozen(other, brief)[1]), brief, 1, follow=False)
     assert found.finding is Finding.DRIFT
     assert found.p_value is not None
     assert found.p_value <= LEVEL
-    scaling, old = frozen(learnt, PARAMS.drift)
+    scaling, old = frozen(training, PARAMS.drift)
     (found,) = checks(scaling, old, after(old, frozen(other, PARAMS.drift)[1]), PARAMS.drift, 1, follow=False)
     assert found.finding is Finding.INSUFFICIENT
 

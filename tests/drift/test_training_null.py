@@ -18,8 +18,8 @@ from tests.drift.drift_rows import FEATURES, NAMES, S, drift_params, market
 from tests.online.live_traffic import answers, times
 
 SCALING = Scaling(np.zeros(FEATURES, np.float32), np.ones(FEATURES, np.float32))
-LEARNT_S, NEW_S = 1600, 100
-PARAMS = fitted(drift_params(), LEARNT_S * S)
+TRAINED_S, NEW_S = 1600, 100
+PARAMS = fitted(drift_params(), TRAINED_S * S)
 
 
 def shifted(rows: RawRows, from_s: int, shift: float) -> RawRows:
@@ -28,23 +28,23 @@ def shifted(rows: RawRows, from_s: int, shift: float) -> RawRows:
     return RawRows(rows.time_ns, rows.segment, raw)
 
 
-def check(rows: RawRows, now_s: int, store: PastStore, learnt: TrainingWindow, level: float = 0.01) -> DriftVerdict:
+def check(rows: RawRows, now_s: int, store: PastStore, training: TrainingWindow, level: float = 0.01) -> DriftVerdict:
     return check_covariate_drift(
-        learnt.rows.newest(Lengths.of(PARAMS).reference),
+        training.rows.newest(Lengths.of(PARAMS).reference),
         rows.between((now_s - NEW_S) * S, now_s * S),
         rows.between(0, (now_s - NEW_S) * S),
         SCALING,
         store,
         PARAMS,
         level=level,
-        learnt=learnt,
+        training_window=training,
         names=NAMES,
     )
 
 
 @pytest.fixture(scope="module")
-def learnt() -> TrainingWindow:
-    rows = market(LEARNT_S)
+def training() -> TrainingWindow:
+    rows = market(TRAINED_S)
     return TrainingWindow(rows, measured_in_training(rows, SCALING, PARAMS))
 
 
@@ -58,59 +58,62 @@ def test_windows_of_short_data_are_shorter_and_of_too_short_data_are_not() -> No
 
 
 def test_a_left_out_window_and_its_neighbours_are_no_part_of_the_rest() -> None:
-    rows, lengths = market(LEARNT_S), Lengths.of(PARAMS)
+    rows, lengths = market(TRAINED_S), Lengths.of(PARAMS)
     pairs = list(left_out_pairs(rows, lengths))
-    assert [pair.from_ns // S for pair in pairs] == list(range(0, LEARNT_S - NEW_S, NEW_S // 2))
+    assert [pair.from_ns // S for pair in pairs] == list(range(0, TRAINED_S - NEW_S, NEW_S // 2))
     for pair in pairs:
         near = np.abs(pair.reference.time_ns - (pair.from_ns + NEW_S * S // 2)) < NEW_S * S
         assert not near.any()
-        inside = pair.from_ns >= (LEARNT_S - 1000 + NEW_S) * S and pair.from_ns < (LEARNT_S - 2 * NEW_S) * S
+        inside = pair.from_ns >= (TRAINED_S - 1000 + NEW_S) * S and pair.from_ns < (TRAINED_S - 2 * NEW_S) * S
         assert len(pair.recent) == NEW_S
         assert len(pair.reference) == (1000 - 2 * NEW_S if inside else len(pair.reference))
         # What lies before the hole and after it is not one run.
         assert not inside or len(np.unique(pair.reference.segment)) == 2
 
 
-def test_the_first_full_window_has_a_verdict_that_says_what_it_rests_on(tmp_path: Path, learnt: TrainingWindow) -> None:
-    rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
-    first = check(rows, LEARNT_S + NEW_S, store, learnt)
+def test_the_first_full_window_has_a_verdict_and_its_evidence(tmp_path: Path, training: TrainingWindow) -> None:
+    rows, store = market(TRAINED_S + 400), PastStore(tmp_path / "past.jsonl")
+    first = check(rows, TRAINED_S + NEW_S, store, training)
     assert first.finding is Finding.NO_DRIFT
     assert first.reason.endswith("among 30 windows of 100 s of the training data and 0 checks")
     # The windows were measured at publication, this check is all that is new.
-    assert list(store.measured(past_key(SCALING, PARAMS), LEFT_OUT)) == [LEARNT_S * S]
-    second = check(rows, LEARNT_S + 2 * NEW_S, store, learnt)
+    assert list(store.measured(past_key(SCALING, PARAMS), LEFT_OUT)) == [TRAINED_S * S]
+    second = check(rows, TRAINED_S + 2 * NEW_S, store, training)
     assert (second.finding, second.past) == (Finding.NO_DRIFT, 31)
     assert "and 1 check" in second.reason
     # A check that shares half of its rows with the one before does not count again.
-    overlapping = check(rows, LEARNT_S + 2 * NEW_S + NEW_S // 2, store, learnt)
+    overlapping = check(rows, TRAINED_S + 2 * NEW_S + NEW_S // 2, store, training)
     assert overlapping.past == 31
 
 
 def test_a_large_change_is_drift_at_the_first_check_and_stays_out_of_the_null_distribution(
-    tmp_path: Path, learnt: TrainingWindow
+    tmp_path: Path, training: TrainingWindow
 ) -> None:
-    rows, store = shifted(market(LEARNT_S + 400), LEARNT_S, 3.0), PastStore(tmp_path / "past.jsonl")
+    rows, store = shifted(market(TRAINED_S + 400), TRAINED_S, 3.0), PastStore(tmp_path / "past.jsonl")
     for number in (1, 2, 3):
-        verdict = check(rows, LEARNT_S + number * NEW_S, store, learnt, level=0.0012)
+        verdict = check(rows, TRAINED_S + number * NEW_S, store, training, level=0.0012)
         assert (verdict.finding, verdict.past, verdict.moved[0].name) == (Finding.DRIFT, 30, "feature_3"), (
             verdict.reason
         )
 
 
-def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, learnt: TrainingWindow) -> None:
-    rows, store = market(LEARNT_S + 400), PastStore(tmp_path / "past.jsonl")
-    late = check(rows, LEARNT_S + NEW_S, store, TrainingWindow(learnt.rows))
-    assert late == check(rows, LEARNT_S + NEW_S, PastStore(tmp_path / "other.jsonl"), learnt)
-    again = check(rows, LEARNT_S + 2 * NEW_S, PastStore(tmp_path / "past.jsonl"), TrainingWindow(learnt.rows))
+def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, training: TrainingWindow) -> None:
+    rows, store = market(TRAINED_S + 400), PastStore(tmp_path / "past.jsonl")
+    late = check(rows, TRAINED_S + NEW_S, store, TrainingWindow(training.rows))
+    assert late == check(rows, TRAINED_S + NEW_S, PastStore(tmp_path / "other.jsonl"), training)
+    again = check(rows, TRAINED_S + 2 * NEW_S, PastStore(tmp_path / "past.jsonl"), TrainingWindow(training.rows))
     assert again.past == 31
 
 
 def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(
-    tmp_path: Path, learnt: TrainingWindow
+    tmp_path: Path, training: TrainingWindow
 ) -> None:
-    slow = [structs.replace(pair, auc=0.6 + 0.3 * at / 30) for at, pair in enumerate(learnt.measured)]
+    slow = [structs.replace(pair, auc=0.6 + 0.3 * at / 30) for at, pair in enumerate(training.measured)]
     verdict = check(
-        market(LEARNT_S + 400), LEARNT_S + NEW_S, PastStore(tmp_path / "past.jsonl"), TrainingWindow(learnt.rows, slow)
+        market(TRAINED_S + 400),
+        TRAINED_S + NEW_S,
+        PastStore(tmp_path / "past.jsonl"),
+        TrainingWindow(training.rows, slow),
     )
     assert verdict.finding is Finding.INSUFFICIENT
     assert "independent ones, fewer than 6" in verdict.reason

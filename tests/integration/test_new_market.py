@@ -144,7 +144,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
             answered = [one for one in live.seconds if one["version"]]
             assert {one["abstain"] for one in answered} & {"other_instrument"} == set()
 
-            # Nothing is gone back to: what is below has not learnt the market, and is not asked about its rows either.
+            # Nothing is gone back to: the version below was not trained on the market, and is not asked about its rows either.
             end = time.monotonic() + 60
             while (watched := monitor(root)).decision is None and time.monotonic() < end:
                 time.sleep(1)  # rows of the feed that were due before the promotion do not count
@@ -156,7 +156,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
     [promoted] = [
         one for one in journal.read(workspace.journal) if one.version_to == found.active and one.model == "lob"
     ]
-    assert f"clients ask about {BTC}, which lob {old.version} has not learnt, and about nothing" in promoted.reason
+    assert f"clients ask about {BTC}, which lob {old.version} was not trained on, and about nothing" in promoted.reason
     refusals = [line for line in live.said if StreamPhase.REFUSED in line]
     assert len(refusals) == 2, live.said
     assert "train on it" in refusals[0]

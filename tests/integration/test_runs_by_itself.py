@@ -88,7 +88,7 @@ class Installation:
         self.params = load_params(self.workspace.params)
         self.repository = Repository.of(self.workspace)
 
-    def lobsmith(self, *arguments: str, within_s: float = 180.0) -> str:
+    def lobsmith(self, *arguments: str, within_s: float = 300.0) -> str:
         command = [sys.executable, "-m", "lobsmith", "--root", str(self.workspace.root), *arguments]
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "LOBSMITH_"))}
         done = subprocess.run(command, capture_output=True, text=True, timeout=within_s, check=False, env=environment)

@@ -152,7 +152,7 @@ def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too
         put(log, "a", ACTIVE, Role.PRIMARY, TIMES, EVERY, silent=0.3)
         put(log, "a", FALLBACK, Role.FALLBACK, TIMES, EVERY, seed=1, silent=0.3)
 
-    def judged(fallbacks, learnt):
+    def judged(fallbacks, trained_on):
         return evaluate_active(
             workspace,
             settings,
@@ -161,7 +161,7 @@ def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too
             fallback=fallbacks.get,
             since_ns=START_NS,
             now_ns=START_NS + 900 * S,
-            was_trained_on=learnt.__contains__,
+            was_trained_on=trained_on.__contains__,
         )
 
     assert judged({"simulator:SIM": 1}, ["simulator:OTHER"]) is None

@@ -324,7 +324,7 @@ def test_a_session_of_another_instrument_alone_is_nothing_to_look_at(workspace, 
     connections = connected(workspace, params, active, now_ns=NOW_NS)
     assert (connections.opened, connections.silent) == ({}, ())
     assert (connections.state.name, connections.state.colour) == (LIVE, "yellow")
-    assert "not learnt" in connections.state.detail
+    assert "not trained on" in connections.state.detail
 
 
 def test_a_clock_that_was_set_back_neither_hides_silence_nor_invents_it(state, firing, traffic, client) -> None:
@@ -359,8 +359,8 @@ def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, 
     )
     assert state_after(connections, [check(0, CALM)], 40) == State(name=LIVE)
     assert warming_up(check(0, MISSING), 40) is None
-    unlearnt = check(0, UNKNOWN)
-    assert warming_up(unlearnt, 40) == unlearnt.verdicts[0].reason
+    without_reference = check(0, UNKNOWN)
+    assert warming_up(without_reference, 40) == without_reference.verdicts[0].reason
 
     def later(last_check, seconds=0):
         return state_now(connections, last_check, 900, NOW_NS + seconds * S)

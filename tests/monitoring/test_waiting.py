@@ -1,4 +1,4 @@
-"""Whether a candidate has nothing that it could be compared with: by what is learnt, and by what clients ask about."""
+"""Whether a candidate has nothing that it could be compared with: by training instruments, and by what clients ask about."""
 
 import os
 import time
@@ -30,7 +30,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     )
 
 
-def learnt(manifest: Manifest, *names: str) -> Manifest:
+def trained_on(manifest: Manifest, *names: str) -> Manifest:
     parts = (name.split(":") for name in names)
     made = (Instrument(venue=venue, symbol=symbol, tick_size=0.1, lot_size=0.1) for venue, symbol in parts)
     return structs.replace(manifest, instruments=tuple(made))
@@ -75,7 +75,7 @@ def test_what_is_connected_decides(tmp_path: Path, published, active, candidate,
         note_refusal(workspace, "another", OLD)
     for instrument in connected:
         connect(workspace, instrument)
-    serving, beside = learnt(published, *active), structs.replace(learnt(published, *candidate), version=77)
+    serving, beside = trained_on(published, *active), structs.replace(trained_on(published, *candidate), version=77)
     case = uncompared(workspace, toy.params(), serving, beside, now_ns=NOW_NS)
     assert (None if case is None else case.promote) is promote
     if promote:
@@ -88,7 +88,7 @@ def test_what_is_connected_decides(tmp_path: Path, published, active, candidate,
 
 def test_clients_that_have_gone_neither_wait_nor_hold_up(tmp_path: Path, published: Manifest) -> None:
     workspace = Workspace(tmp_path)
-    serving, beside = learnt(published, OLD), learnt(published, NEW)
+    serving, beside = trained_on(published, OLD), trained_on(published, NEW)
     note_refusal(workspace, "toy", NEW)
     assert waiting(workspace, "toy") == [NEW]
     # Killed, or from before the machine was started anew.

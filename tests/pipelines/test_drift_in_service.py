@@ -1,6 +1,6 @@
 """A simulated market changes under a model in service: modes, a retrain ahead of its schedule, and the way back.
 
-Everything is real: the network has learnt, the client replays through its guard, the recorder writes the log, and the
+Everything is real: the network is trained, the client replays through its guard, the recorder writes the log, and the
 drift flow runs in a process of its own that is killed in the end.
 """
 
@@ -37,7 +37,7 @@ from tests.small import SMALL
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-LEARNT_S, CHECK_S = 1200, 20
+TRAINED_S, CHECK_S = 1200, 20
 CHANGES: dict[str, Any] = {
     **SMALL,
     "client.poll_s": 0.1,
@@ -111,7 +111,7 @@ def params(workspace: Workspace) -> Params:
 
 
 def market(params: Params) -> Dataset:
-    """The market that was learnt from, as it goes on: twice its orders are twenty times as large."""
+    """The market of the training data, as it goes on: twice its orders are twenty times as large."""
     large = Dynamics(order=20 * Dynamics().order, queue=20 * Dynamics().queue)
     turns = [Change(at_s=DRIFT_FROM, dynamics=large), Change(at_s=DRIFT_UNTIL, dynamics=Dynamics())]
     turns.append(Change(at_s=DRIFT_AGAIN, dynamics=large))
@@ -177,7 +177,7 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
     desk = Desk(workspace, params, session)
     try:
         modes: dict[int, Mode] = {}
-        for until in range(LEARNT_S + CHECK_S, DRIFT_AGAIN + 1, CHECK_S):
+        for until in range(TRAINED_S + CHECK_S, DRIFT_AGAIN + 1, CHECK_S):
             gated = desk.trade(until - CHECK_S, until)
             if modes.get(until - CHECK_S) is Mode.CONSERVATIVE:
                 # Rows are answered as before, for outcomes; nothing may be acted on.

@@ -129,7 +129,7 @@ def challenged(workspace):
 def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, decision):
     champion, challenger, manifest = challenged(workspace)
     traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=manifest.created_ns, worse_by=worse_by)
-    # Rows of a replay may be those that the candidate has learnt from.
+    # Rows of a replay may be those that the candidate was trained on.
     traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=manifest.created_ns, worse_by=-1, source=Source.REPLAY)
     before = Repository.of(workspace).active("toy")
     result = shadow(workspace)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lobsmith import clock
-from lobsmith.errors import ParamsError, RequestError, ServingError, UnlearntInstrumentError
+from lobsmith.errors import ParamsError, RequestError, ServingError, UntrainedInstrumentError
 from lobsmith.features.stream import Rows
 from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring.log.reader import PredictionLog, answers
@@ -135,7 +135,7 @@ def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, e
 def test_a_model_is_not_opened_for_an_instrument_that_it_was_not_trained_on(workspace, params) -> None:
     other = "binance-usdm:BTCUSDT"
     with pytest.raises(
-        UnlearntInstrumentError, match=r"^lob \d+ was trained on simulator:SIM, not binance-usdm:BTCUSDT; "
+        UntrainedInstrumentError, match=r"^lob \d+ was trained on simulator:SIM, not binance-usdm:BTCUSDT; "
     ):
         open_stream(workspace, params, other, transport="inprocess")
     with open_stream(

@@ -66,7 +66,7 @@ def check_covariate_drift(
     *,
     level: float | None = None,
     gap_s: float | None = None,
-    learnt: TrainingWindow | None = None,
+    training_window: TrainingWindow | None = None,
     names: tuple[str, ...] = NAMES,
 ) -> DriftVerdict:
     """Compare recent rows with the training window, and rank the result among past pairs of windows.
@@ -78,8 +78,8 @@ def check_covariate_drift(
         store: past pairs of this model and instrument; at most `pairs_a_look` are added.
         level: drift at or below this p-value; None takes `check_level`.
         gap_s: between the windows; None takes the time between them, which must then be parts of one stream.
-        learnt: the null distribution while past pairs are too few, with `params` from `fitted`; None uses past pairs
-            alone.
+        training_window: the null distribution while past pairs are too few, with `params` from `fitted`; None uses past
+            pairs alone.
 
     Raises:
         DataContractError: rows are not finite, or have another number of features.
@@ -107,13 +107,13 @@ def check_covariate_drift(
         gap_ns=max(gap_ns, 0),
         until_ns=until_ns,
         end=end,
-        all_or_none=learnt is not None,
+        all_or_none=training_window is not None,
     )
     null, least_count, among = past.pairs, 0.0, f"{len(past.pairs)} past pairs of windows"
-    if learnt is not None and len(null) < params.past_pairs:
+    if training_window is not None and len(null) < params.past_pairs:
         training = training_pairs(
-            learnt.rows,
-            learnt.measured,
+            training_window.rows,
+            training_window.measured,
             scaling,
             store,
             params,
@@ -148,7 +148,7 @@ def check_covariate_drift(
     finding = Finding.DRIFT if p <= level else Finding.NO_DRIFT
     if finding is Finding.DRIFT:
         store.add([Drifted(from_ns=until_ns, until_ns=int(recent.time_ns[-1]) + 1)])
-    elif learnt is not None and discriminator.finished:
+    elif training_window is not None and discriminator.finished:
         store.add([_measured(discriminator, until_ns, past_key(scaling, params))])
     if finding is Finding.NO_DRIFT and (count := effective_count(angles)) < least_count:
         finding = Finding.INSUFFICIENT

@@ -70,13 +70,13 @@ def thinned(time_ns: Int64, every_ms: int) -> npt.NDArray[np.intp]:
     return np.flatnonzero(np.diff(intervals, prepend=-1) != 0)
 
 
-def joined(learnt: RawRows, current: RawRows) -> RawRows:
+def joined(reference: RawRows, current: RawRows) -> RawRows:
     """Join rows of a training window and of the log in the order of time; where they overlap, the former are kept."""
-    if not len(learnt) or not len(current):
-        return learnt if len(learnt) else current
-    earlier = current.between(int(current.time_ns[0]), int(learnt.time_ns[0]))
-    later = current.between(int(learnt.time_ns[-1]) + 1, int(current.time_ns[-1]) + 1)
-    parts = (earlier, learnt, later)
+    if not len(reference) or not len(current):
+        return reference if len(reference) else current
+    earlier = current.between(int(current.time_ns[0]), int(reference.time_ns[0]))
+    later = current.between(int(reference.time_ns[-1]) + 1, int(current.time_ns[-1]) + 1)
+    parts = (earlier, reference, later)
     lengths = [len(part) for part in parts]
     # Segment numbers are local to a part: equal numbers of two parts must not join across a gap.
     own = np.concatenate([part.segment for part in parts])

@@ -123,8 +123,8 @@ class _BatchSampler:
         sizes, settings, data = self._sizes, self._settings, self._data
         starts, weight = self._sampler.draw(sizes.batch)
         index = torch.from_numpy(starts).unsqueeze(1) + torch.arange(sizes.burn_in + sizes.sequence)
-        inputs, learnt = data.inputs[index], index[:, sizes.burn_in :]
-        direction, binary, move = data.direction[learnt], data.binary[learnt], data.move[learnt]
+        inputs, labelled = data.inputs[index], index[:, sizes.burn_in :]
+        direction, binary, move = data.direction[labelled], data.binary[labelled], data.move[labelled]
         if settings.mirror:
             flip = torch.from_numpy(self._generator.random(sizes.batch) < settings.mirror)
             inputs = torch.where(flip[:, None, None], inputs[:, :, self._source] * self._sign, inputs)
@@ -134,7 +134,7 @@ class _BatchSampler:
         if self._hidden:
             keep = self._generator.random((sizes.batch, 1, inputs.shape[2])) >= self._hidden
             inputs = inputs * torch.from_numpy(keep) / (1.0 - self._hidden)
-        tensors = (inputs, direction, binary, move, data.volatility[learnt], torch.from_numpy(weight))
+        tensors = (inputs, direction, binary, move, data.volatility[labelled], torch.from_numpy(weight))
         return _Batch(*(tensor.to(self._device) for tensor in tensors))
 
 

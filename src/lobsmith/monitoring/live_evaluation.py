@@ -99,7 +99,7 @@ def evaluate_active(
         fallback: returns the rollback target for an instrument, None where there is none.
         since_ns: when the active version was promoted, UTC.
         instrument: the only one to evaluate; None takes all.
-        has_learnt: whether the active version was trained on an instrument; rows of others are ignored.
+        was_trained_on: whether the active version was trained on an instrument; rows of others are ignored.
 
     Raises:
         PredictionLogError: the log cannot be read.

@@ -62,7 +62,7 @@ class StreamState:
     """One instrument with connected clients.
 
     Attributes:
-        learnt: whether the active version was trained on it.
+        trained_on: whether the active version was trained on it.
         since_ns: start of the unbroken time with a client, UTC.
         asked_ns: last request to the active version since then, UTC; None where there was none.
         silent: whether its rows have stopped.
@@ -70,7 +70,7 @@ class StreamState:
     """
 
     instrument: str
-    learnt: bool
+    trained_on: bool
     since_ns: int
     asked_ns: int | None
     silent: bool
@@ -98,7 +98,7 @@ class Connected:
     @property
     def opened(self) -> dict[str, int]:
         """Start of the unbroken time with a client, UTC, for each instrument that the version was trained on."""
-        return {stream.instrument: stream.since_ns for stream in self.streams if stream.learnt}
+        return {stream.instrument: stream.since_ns for stream in self.streams if stream.trained_on}
 
     @property
     def silent(self) -> tuple[StreamState, ...]:
@@ -128,11 +128,11 @@ def connected(
     recent_ns = int(params.drift.recent_s * NS_PER_S)
     sessions = sessions_of(workspace, active.model, active.version, sources, now_ns=now_ns, recent_ns=recent_ns)
     silent_ns = int(params.rollback.window_s * NS_PER_S) + behind_ns(params)
-    learnt = {str(trained) for trained in active.instruments}
+    trained_on = {str(trained) for trained in active.instruments}
     ordered = sorted(sessions, key=lambda session: session.instrument)
     served_ns = serving_since(workspace.journal, active)
     streams = [
-        _stream(instrument, list(group), active, learnt, served_ns, now_ns, recent_ns, silent_ns)
+        _stream(instrument, list(group), active, trained_on, served_ns, now_ns, recent_ns, silent_ns)
         for instrument, group in groupby(ordered, key=lambda session: session.instrument)
     ]
     return Connected(tuple(stream for stream in streams if stream is not None))
@@ -175,7 +175,7 @@ def warming_up(check: DriftCheck, past_pairs: int) -> str | None:
     if not short:
         return None
     least = min(short, key=lambda verdict: verdict.past)
-    if _unlearnt(least):
+    if _without_reference(least):
         return least.reason
     kinds = [verdict.kind.value for verdict in short]
     about = "" if len(kinds) == len(Kind) else f" for {' and '.join(kinds)} drift"
@@ -184,7 +184,7 @@ def warming_up(check: DriftCheck, past_pairs: int) -> str | None:
     return f"{least.past} of {past_pairs} windows and checks{about}"
 
 
-def _unlearnt(verdict: DriftVerdict) -> bool:
+def _without_reference(verdict: DriftVerdict) -> bool:
     """Return whether the version has no reference, so that further checks do not help."""
     return verdict.kind is Kind.COVARIATE and not (verdict.past or verdict.reference_rows)
 
@@ -193,7 +193,7 @@ def _stream(
     instrument: str,
     sessions: list[ClientSession],
     active: Manifest,
-    learnt: set[str],
+    trained_on: set[str],
     served_ns: int,
     now_ns: int,
     recent_ns: int,
@@ -229,9 +229,9 @@ def _stream(
         state = State(name=StateName.STARTING, detail=f"{what} {(now_ns - begun_ns) / NS_PER_S:.0f} s ago")
     else:
         state = State(name=StateName.LIVE)
-    known = not learnt or instrument in learnt
+    known = not trained_on or instrument in trained_on
     if not known and state.name is StateName.LIVE:
-        state = State(name=StateName.LIVE, detail="not learnt by this version, so that drift is not checked")
+        state = State(name=StateName.LIVE, detail="not trained on by this version, so that drift is not checked")
     return StreamState(instrument, known, since_ns, asked_ns, silent, tuple(crashed), state)
 
 

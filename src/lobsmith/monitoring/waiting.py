@@ -93,14 +93,14 @@ def uncompared(
     if served:
         deployment, version = candidate_model(active.model), candidate.version
         reason = (
-            f"{deployment} {version} has learnt {asked}, which clients ask about and {active.model} {active.version} "
-            f"has not learnt, but not {connected}, which clients are connected for: it serves once they have "
-            f"left, or at once by lobsmith models promote {version}"
+            f"{deployment} {version} was trained on {asked}, which clients ask about and {active.model} "
+            f"{active.version} was not, but not on {connected}, which clients are connected for: it serves once they "
+            f"have left, or at once by lobsmith models promote {version}"
         )
         return Uncompared(promote=False, reason=reason)
     reason = (
         f"nothing serves that it could be compared with, and its gates have passed: clients ask about {asked}, "
-        f"which {active.model} {active.version} has not learnt, and about nothing that it has"
+        f"which {active.model} {active.version} was not trained on, and about nothing that it was"
     )
     return Uncompared(promote=True, reason=reason)
 

@@ -220,7 +220,7 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         if not refused or self.decision != PROMOTE:
             return structs.replace(self, market=market)
         reasons = "; ".join(f"{verdict}, {verdict.evidence.get('reason', 'no reason given')}" for verdict in refused)
-        reason = f"{self.reason}; but this is not known to be the market that it has learnt: {reasons}"
+        reason = f"{self.reason}; but this is not known to be the market that it was trained on: {reasons}"
         return structs.replace(self, decision=WATCH, reason=reason, market=market)
 
     def as_verdict(self) -> Verdict:

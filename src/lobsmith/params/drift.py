@@ -47,7 +47,7 @@ class DriftParams(Section, frozen=True):
     raw_keep_days: PositiveFloat
     """Age at which raw rows of the prediction log are deleted, days."""
     gate_level: Annotated[float, Meta(gt=0, lt=1)]
-    """P-value at or below which a window is not learnt or a candidate not promoted, 0..1."""
+    """P-value at or below which a window is not trained on or a candidate not promoted, 0..1."""
     feed_limit: Share
     """Largest share of features out of bounds or standing still in a new window, 0..1."""
     discriminator: DiscriminatorParams

@@ -38,7 +38,7 @@ class Release:
         workspace: of the repository.
         params: all of `params.yaml`, as in manifests.
         server: the running server, if any.
-        who: user or flow run for the journal; by default this process's user.
+        actor: user or flow run for the journal; by default this process's user.
         note: called with each crash point reached.
     """
 

@@ -138,8 +138,8 @@ def test_importance_is_the_squared_slope_of_the_loss_as_a_unit_fades(
     network, params = random_network(params), structs.replace(params, train=train)
     data = make_training_data(network, parts, sequence=train.sequence, burn_in=train.burn_in)
     index, weight = next(sample_batches(data, train))
-    learnt = index[:, train.burn_in :]
-    targets = [target[learnt] for target in (data.direction, data.binary, data.move, data.volatility)]
+    labelled = index[:, train.burn_in :]
+    targets = [target[labelled] for target in (data.direction, data.binary, data.move, data.volatility)]
     loss = Loss(train.loss, torch.ones(2), params.labels.significant_bps / network.calibration.move_scale)
 
     def error(unit: int, gate: float) -> float:

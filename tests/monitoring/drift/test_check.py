@@ -35,7 +35,7 @@ from tests.small import small_params
 
 SPOT, PERPETUAL = "binance-spot:BTCUSDT", "binance-perpetual:BTCUSDT"
 NO_FALLBACK = {}.get
-LEARNT_UNTIL = NOW_NS - 7200 * S
+TRAINED_UNTIL = NOW_NS - 7200 * S
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def params() -> Params:
 
 @pytest.fixture
 def active(tmp_path: Path) -> Manifest:
-    """A version that has learnt sixteen minutes of two instruments, in service since long."""
-    learnt = {SPOT: rows(2000, LEARNT_UNTIL), PERPETUAL: rows(2000, LEARNT_UNTIL, seed=1)}
-    reference = Reference(learnt, fit_scaling(learnt[SPOT].raw), 500)
+    """A version trained on sixteen minutes of two instruments, in service since long."""
+    reference_rows = {SPOT: rows(2000, TRAINED_UNTIL), PERPETUAL: rows(2000, TRAINED_UNTIL, seed=1)}
+    reference = Reference(reference_rows, fit_scaling(reference_rows[SPOT].raw), 500)
     path = Repository.of(Workspace(tmp_path)).directory("lob", VERSION) / REFERENCE
     path.parent.mkdir(parents=True)
     save_reference(reference, path)
@@ -182,8 +182,8 @@ def test_of_days_of_rows_only_both_ends_are_read(tmp_path, params, active):
         writer.begin("days", Source.LIVE, SPOT, int(old[0]))
         places, raw = np.arange(len(old)), np.zeros((len(old), COUNT), np.float32)
         writer.add_raw("days", row=places, time_ns=old, asked_ns=old, segment=places, raw=raw)
-    learnt = replace(newest, time_ns=newest.time_ns - 200 * 3600 * S)
-    current = read_current_window(workspace, params, active, SPOT, learnt, now_ns=NOW_NS, sources=LIVE)
+    reference_rows = replace(newest, time_ns=newest.time_ns - 200 * 3600 * S)
+    current = read_current_window(workspace, params, active, SPOT, reference_rows, now_ns=NOW_NS, sources=LIVE)
     ages_h = (NOW_NS - current.earlier.time_ns) / (3600 * S)
     assert isinstance(current.earlier, RawRows)
     assert ages_h.max() > 200
@@ -207,8 +207,8 @@ def test_the_first_full_window_of_answers_has_a_verdict_with_a_published_null_di
     workspace = Workspace(tmp_path)
     log(workspace, params, SPOT, 60)
     path = Repository.of(workspace).directory("lob", VERSION) / NULL
-    few = Reference({SPOT: rows(100, LEARNT_UNTIL)}, fit_scaling(rows(100, LEARNT_UNTIL).raw), 500)
-    null = training_null(few, {SPOT: answers(2000, LEARNT_UNTIL)}, params.drift, 1000)
+    few = Reference({SPOT: rows(100, TRAINED_UNTIL)}, fit_scaling(rows(100, TRAINED_UNTIL).raw), 500)
+    null = training_null(few, {SPOT: answers(2000, TRAINED_UNTIL)}, params.drift, 1000)
     save_null(null, path)
     published = msgspec.structs.replace(active, files={**active.files, NULL: sha256_file(path)})
     [without_null], [with_null] = check(tmp_path, params, active), check(tmp_path, params, published)

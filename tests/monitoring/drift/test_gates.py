@@ -55,7 +55,7 @@ def turned(params: Params, at_s: float) -> Dataset:
 
 
 def publish_with(workspace: Workspace, params: Params, window: Dataset, model: str = "toy") -> int:
-    """Publish a version that has learnt a window."""
+    """Publish a version trained on a window."""
     path = workspace.root / "reference.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     save_reference(freeze([window], params.drift), path)

@@ -87,7 +87,7 @@ def test_a_version_of_another_market_is_gone_back_to_only_by_its_number(workspac
         match number:
             case 0:
                 assert repository.fallback("toy") is None
-                why = rf"{newest}: it has learnt simulator:SIM, not simulator:OTHER; lobsmith models rollback {newest} "
+                why = rf"{newest}: it was trained on simulator:SIM, not simulator:OTHER; lobsmith models rollback "
                 with pytest.raises(ReleaseError, match=why):
                     rollback(release, "toy")
                 alone = active

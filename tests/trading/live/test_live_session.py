@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lobsmith import clock
-from lobsmith.errors import CaptureError, DataError, UnlearntInstrumentError
+from lobsmith.errors import CaptureError, DataError, UntrainedInstrumentError
 from lobsmith.features.dataset import build_dataset
 from lobsmith.market.events import TICKER
 from lobsmith.market.instrument import SIMULATED, Instrument
@@ -142,7 +142,7 @@ def test_it_waits_for_a_model_and_captures_meanwhile(workspace: Workspace) -> No
 
 def test_a_model_of_another_market_is_not_asked_and_the_feed_is_captured_for_the_next_one(workspace: Workspace) -> None:
     publish_small(workspace, PARAMS, seed=1, instruments=(OTHER,))
-    with pytest.raises(UnlearntInstrumentError, match="was trained on simulator:OTHER, not simulator:SIM"):
+    with pytest.raises(UntrainedInstrumentError, match="was trained on simulator:OTHER, not simulator:SIM"):
         Session(workspace, PlayedFeed([SimulatedFeed(3)]), capture=False).end(stop=False)
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]))
     session.eventually(

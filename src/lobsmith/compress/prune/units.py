@@ -107,9 +107,9 @@ def importances(network: Network, parts: Sequence[Part], params: Params) -> dict
     batches = epoch_batches(settings)
     for index, weight in islice(sample_batches(data, settings), batches):
         outputs = outputs_after(network, data.inputs[index], settings.burn_in)
-        learnt = index[:, settings.burn_in :]
-        direction = data.direction[learnt]
-        error = loss(outputs, direction, data.binary[learnt], data.move[learnt], data.volatility[learnt], weight)
+        labelled = index[:, settings.burn_in :]
+        direction = data.direction[labelled]
+        error = loss(outputs, direction, data.binary[labelled], data.move[labelled], data.volatility[labelled], weight)
         network.zero_grad()
         (error / mass(direction, weight)).backward()  # type: ignore[no-untyped-call]
         for layer, gates in _gate_gradients(network, axes).items():

@@ -108,10 +108,10 @@ def check_drift(
         started = time.monotonic()
         rows, null = reference.rows[instrument] if reference else no_rows(), nulls.get(instrument)
         params = structs.replace(shared, drift=fitted(shared.drift, covered(rows)) if reference else shared.drift)
-        learnt = rows.newest(Lengths.of(params.drift).reference)
+        reference_rows = rows.newest(Lengths.of(params.drift).reference)
         since_ns = 0 if opened is None else opened[instrument]
         current = read_current_window(
-            workspace, params, active, instrument, learnt, now_ns=now_ns, sources=sources, opened_ns=since_ns
+            workspace, params, active, instrument, reference_rows, now_ns=now_ns, sources=sources, opened_ns=since_ns
         )
         evaluation = evaluate_active(
             workspace,
@@ -128,7 +128,7 @@ def check_drift(
         # Past checks of another version are no null distribution for this one.
         past = [earlier for earlier in before if (earlier.instrument, earlier.version) == (instrument, active.version)]
         verdicts = (
-            _covariate(workspace, params.drift, active, instrument, reference, learnt, current, level, null),
+            _covariate(workspace, params.drift, active, instrument, reference, reference_rows, current, level, null),
             prediction_drift(current, past, params.drift, level, null.answers if null else None),
             concept_drift(
                 current, past, params, level, evaluation.verdict if evaluation else None, null.answers if null else None
@@ -142,7 +142,7 @@ def check_drift(
             verdicts=verdicts,
             seconds=time.monotonic() - started,
         )
-        checks.append(StreamCheck(check, learnt, current))
+        checks.append(StreamCheck(check, reference_rows, current))
     return sorted(checks, key=lambda stream: stream.severity, reverse=True)
 
 
@@ -190,7 +190,7 @@ def _covariate(
     active: Manifest,
     instrument: str,
     reference: Reference | None,
-    learnt: RawRows,
+    reference_rows: RawRows,
     current: CurrentWindow,
     level: float,
     null: StreamNull | None,
@@ -205,14 +205,14 @@ def _covariate(
     store = past_of(workspace, active.model, instrument)
     rows = reference.rows[instrument]
     verdict = check_covariate_drift(
-        learnt,
+        reference_rows,
         current.recent,
         joined(rows, current.earlier),
         reference.scaling,
         store,
         drift,
         level=level,
-        learnt=TrainingWindow(rows, null.rows if null else ()),
+        training_window=TrainingWindow(rows, null.rows if null else ()),
     )
     if verdict.finding is Finding.MISSING and current.has_only_begun:
         reason = (

@@ -107,20 +107,20 @@ def judge_period(
     for instrument in [name for name in reference.rows if name in seen] or reference.rows:
         rows, null = reference.rows[instrument], nulls.get(instrument)
         drift = _all_at_once(fitted(params.drift, covered(rows)))
-        learnt = rows.newest(Lengths.of(drift).reference)
+        reference_rows = rows.newest(Lengths.of(drift).reference)
         fitting = structs.replace(params, drift=drift)
         current = read_current_window(
-            workspace, fitting, candidate, instrument, learnt, now_ns=clock.now_ns(), sources=sources
+            workspace, fitting, candidate, instrument, reference_rows, now_ns=clock.now_ns(), sources=sources
         )
         drift_verdict = check_covariate_drift(
-            learnt,
+            reference_rows,
             current.recent,
             joined(rows, current.earlier),
             reference.scaling,
             past_of(workspace, candidate.model, instrument),
             drift,
             level=drift.gate_level,
-            learnt=TrainingWindow(rows, null.rows if null else ()),
+            training_window=TrainingWindow(rows, null.rows if null else ()),
         )
         verdict = _named(PERIOD, instrument, drift_verdict)
         verdicts.append(
@@ -156,7 +156,7 @@ def _feed(workspace: Workspace, params: Params, active: Manifest | None, instrum
     reference = None if active is None else reference_of(workspace, active)
     limit = params.drift.feed_limit
     if reference is None or instrument not in reference.rows:
-        reason = f"nothing serves that has learnt {instrument}"
+        reason = f"nothing serves that was trained on {instrument}"
         evidence = {"instrument": instrument, "reason": reason}
         return Verdict(gate=FEED, passed=True, value=None, threshold=limit, evidence=evidence)
     verdict = feed_verdict(reference.rows[instrument], newest, limit=limit)

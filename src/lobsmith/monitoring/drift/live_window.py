@@ -55,7 +55,7 @@ def read_current_window(
     params: Params,
     version: Manifest,
     instrument: str,
-    learnt: RawRows,
+    reference_rows: RawRows,
     *,
     now_ns: int,
     sources: Sources = LIVE,
@@ -87,7 +87,7 @@ def read_current_window(
         if not sessions:
             return empty
         until = now_ns if live else (newest_raw_ns(log, sessions) or now_ns) + 1
-        since = until - _reach_ns(drift, until - recent - int(learnt.time_ns[-1]) if len(learnt) else 0)
+        since = until - _reach_ns(drift, until - recent - int(reference_rows.time_ns[-1]) if len(reference_rows) else 0)
         raw = _raw(log, sessions, drift, since, until)
         answered = answers(
             log,

@@ -65,7 +65,7 @@ class ModeChange(Struct, frozen=True, kw_only=True):
         version: active then.
         mode_from: None where there was no mode before.
         findings: of the check that led to it.
-        who: a flow or a user.
+        actor: a flow or a user.
         held: whether an operator's order holds from then on.
     """
 

@@ -60,7 +60,7 @@ def apply(
 
     Args:
         win_rates: hit rates of the checked version; None keeps those before.
-        who: a flow or a user, for the journal.
+        actor: a flow or a user, for the journal.
         now_ns: UTC; None takes the clock.
         state: after the check.
 

@@ -40,7 +40,7 @@ class Artifact:
 
     `step_path` is the graph for one row of one stream; `candidate` the compression candidate, `run` the retrain's
     folder below the workspace's runs. `reference_path` and `score_path` (both or none) are the drift check's, see
-    `lobsmith.drift`; `null_path` the null distribution, otherwise learnt from the first checks.
+    `lobsmith.drift`; `null_path` the null distribution, otherwise measured in the first checks.
     """
 
     model_path: Path

@@ -157,7 +157,7 @@ class Repository:
         if older.was_trained_on(instrument) if instrument is not None else older.shares_a_market_with(newer):
             return None
         wanted = instrument or ", ".join(map(str, newer.instruments))
-        return f"it has learnt {', '.join(map(str, older.instruments))}, not {wanted}"
+        return f"it was trained on {', '.join(map(str, older.instruments))}, not {wanted}"
 
     def directory(self, model: str, version: int) -> Path:
         """Return the folder of a version, which need not exist.

@@ -3,7 +3,7 @@
 import math
 import time
 
-from lobsmith.errors import LobsmithError, UnlearntInstrumentError
+from lobsmith.errors import LobsmithError, UntrainedInstrumentError
 from lobsmith.progress import console
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest
@@ -52,7 +52,7 @@ class TrainedInstruments:
         """
         fault = self.check(self._model, version)
         if fault is not None:
-            raise UnlearntInstrumentError(f"{fault}; {self._remedy()}, or pass --allow-other-instrument")
+            raise UntrainedInstrumentError(f"{fault}; {self._remedy()}, or pass --allow-other-instrument")
 
     def check(self, model: str | None, version: int | None) -> str | None:
         """Return the answering version's mismatch, None without one; looked up once a version."""

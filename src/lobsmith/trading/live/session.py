@@ -8,7 +8,7 @@ from threading import Event
 
 from msgspec import Struct
 
-from lobsmith.errors import ParamsError, UnlearntInstrumentError
+from lobsmith.errors import ParamsError, UntrainedInstrumentError
 from lobsmith.monitoring.log.writer import Source
 from lobsmith.monitoring.waiting import note_refusal
 from lobsmith.params import Params
@@ -165,7 +165,7 @@ def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOp
             record=Source.LIVE,
             allow_other_instrument=options.allow_other_instrument,
         )
-    except UnlearntInstrumentError:
+    except UntrainedInstrumentError:
         if options.url is None:
             note_refusal(workspace, options.model, instrument)
         raise
@@ -177,7 +177,7 @@ def _check(streams: Iterable[LiveStream], *, captured: bool) -> None:
         if stream.error is not None:
             raise stream.error
     if not captured and all(stream.state is StreamPhase.REFUSED for stream in streams):
-        raise UnlearntInstrumentError("; ".join(sorted({stream.detail for stream in streams})))
+        raise UntrainedInstrumentError("; ".join(sorted({stream.detail for stream in streams})))
 
 
 def _summary(stream: LiveStream, unreadable: int) -> LiveSummary:

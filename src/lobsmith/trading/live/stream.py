@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lobsmith import clock
-from lobsmith.errors import ServingError, UnlearntInstrumentError
+from lobsmith.errors import ServingError, UntrainedInstrumentError
 from lobsmith.features.stream import FeatureStream, Rows
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.live.feed import LiveFeed
@@ -247,7 +247,7 @@ class LiveStream:
             return
         try:
             self._stream = self._open_model()
-        except UnlearntInstrumentError as error:
+        except UntrainedInstrumentError as error:
             self._wait(StreamPhase.REFUSED, str(error))
         except ServingError as error:
             self._wait(StreamPhase.WAITING, str(error))

@@ -20,5 +20,5 @@ def test_a_pooled_model_has_learnt_every_instrument_and_the_evaluated_one_first(
     for dataset in (chosen, replace(chosen, instrument=other)):
         save_dataset(dataset, tmp_path / FEATURES / f"{file_stem(dataset.instrument)}.safetensors")
     evaluated = SimpleNamespace(instrument=SIMULATED)
-    for pool, learnt in ((False, (SIMULATED,)), (True, (SIMULATED, other))):
-        assert trained_instruments(small_params(**{"train.pool": pool}), evaluated, tmp_path) == learnt
+    for pool, trained in ((False, (SIMULATED,)), (True, (SIMULATED, other))):
+        assert trained_instruments(small_params(**{"train.pool": pool}), evaluated, tmp_path) == trained
