@@ -38,7 +38,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.release.version.manifest import Manifest, read_manifest
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.workspace import Workspace
 from pipelines.reconcile import follow_the_registry
 from pipelines.shadow import as_markdown

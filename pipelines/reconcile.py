@@ -15,7 +15,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.built_plans import plans_of
 from lobsmith.release.reconcile.reconcile import Reconciled
 from lobsmith.release.reconcile.reconcile import reconcile as follow
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.workspace import Workspace
 
 LONGEST_S = 1800

@@ -41,7 +41,7 @@ from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.manifest import MANIFEST, Manifest
 from lobsmith.release.version.names import DEMO_RUN, candidate_model
 from lobsmith.release.version.recipe import git_commit, window_id
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.triton.control import connect
 from lobsmith.stages.captured import LIVE, captured_feed
 from lobsmith.stages.compress import SUMMARY, compress

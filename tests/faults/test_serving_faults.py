@@ -24,7 +24,7 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import read_manifest, write_manifest
 from lobsmith.release.version.signing import signer
-from lobsmith.serving.running import RunningServer, running_server
+from lobsmith.serving.running_server import RunningServer, running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.serving.triton import embedded
 from lobsmith.serving.triton.control import TritonControl, connect

@@ -20,7 +20,7 @@ from lobsmith.release.publish.score import catch_up
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.serving.endpoint import Endpoint
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.serving.triton.control import TritonControl, served_versions
 from lobsmith.workspace import Workspace

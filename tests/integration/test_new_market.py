@@ -144,7 +144,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
             answered = [one for one in live.seconds if one["version"]]
             assert {one["abstain"] for one in answered} & {"other_instrument"} == set()
 
-            # Nothing is gone back to: the version below was not trained on the market, and is not asked about its rows either.
+            # No rollback: the version below was not trained on the market, and is not asked about its rows either.
             end = time.monotonic() + 60
             while (watched := monitor(root)).decision is None and time.monotonic() < end:
                 time.sleep(1)  # rows of the feed that were due before the promotion do not count

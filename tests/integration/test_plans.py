@@ -25,7 +25,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.manifest import check_files, write_manifest
 from lobsmith.release.version.signing import signer
 from lobsmith.release.version.triton_config import config_text
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.trading.client.stream import StreamClient

@@ -14,7 +14,7 @@ from lobsmith.release.registry.aliases import ARTIFACT_ID, CHALLENGER, CHAMPION,
 from lobsmith.release.registry.mlflow_store import mlflow_store
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.trading.transport.grpc import GrpcTransport
 from lobsmith.workspace import Workspace

@@ -13,7 +13,7 @@ from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.triton_config import read_config
-from lobsmith.serving.running import RunningServer, running_server
+from lobsmith.serving.running_server import RunningServer, running_server
 from lobsmith.serving.supervisor import running_triton, with_free_ports
 from lobsmith.serving.triton.control import connect, served_versions
 from lobsmith.workspace import Workspace

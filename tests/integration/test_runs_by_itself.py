@@ -42,7 +42,7 @@ from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.names import score_model
 from lobsmith.services.run import read_run
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.workspace import Workspace
 from tests.browser import Page, browser
 from tests.small import SMALL

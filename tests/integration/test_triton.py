@@ -25,7 +25,7 @@ from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.signing import SIGNATURE
 from lobsmith.serving.endpoint import read_endpoint
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.serving.triton.control import TritonControl, connect
 from lobsmith.serving.triton.embedded import backends_folder

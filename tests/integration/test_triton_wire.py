@@ -17,7 +17,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import publish
 from lobsmith.release.repository.repository import Repository
 from lobsmith.serving import supervisor
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, serve, with_free_ports
 from lobsmith.serving.triton import embedded
 from lobsmith.serving.triton.control import TritonControl

@@ -1,4 +1,4 @@
-"""Whether a candidate has nothing that it could be compared with: by training instruments, and by what clients ask about."""
+"""Whether nothing serves that a candidate could be compared with: instruments trained on, and asked about."""
 
 import os
 import time

@@ -13,9 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lobsmith.compress.export import OPSET
 from lobsmith.errors import LobsmithError
 from lobsmith.features.definitions import COUNT
-from lobsmith.models.networks.encoders import Lstm
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.outputs import MOVE, OUTLOOKS
+from lobsmith.models.networks.recurrent import Lstm
 from lobsmith.models.networks.registry import build
 from lobsmith.models.train import load_network
 from lobsmith.params import Params

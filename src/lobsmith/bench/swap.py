@@ -37,7 +37,7 @@ from lobsmith.release.repository.candidate import undeploy_candidate
 from lobsmith.release.repository.rollback import rollback
 from lobsmith.release.version.contract import wire_contract
 from lobsmith.release.version.names import candidate_model
-from lobsmith.serving.running import running_server
+from lobsmith.serving.running_server import running_server
 from lobsmith.serving.supervisor import EventKind, ServeEvent, running_triton, with_free_ports
 from lobsmith.units import NS_PER_MS, NS_PER_S, NS_PER_US
 from lobsmith.workspace import Workspace

@@ -126,7 +126,7 @@ def promote(
     from lobsmith.release.publish.promote import promotion_plan
     from lobsmith.release.reconcile.artifact_source import source_of
     from lobsmith.release.reconcile.requests import registered_of, request_promotion
-    from lobsmith.serving.running import running_server
+    from lobsmith.serving.running_server import running_server
 
     params = _params(workspace, model, settings)
     name = params.model.name
@@ -182,7 +182,7 @@ def rollback(
     from lobsmith.release.context import Release
     from lobsmith.release.reconcile.reconcile import reconcile
     from lobsmith.release.repository.rollback import rollback as apply_rollback
-    from lobsmith.serving.running import running_server
+    from lobsmith.serving.running_server import running_server
 
     params = _params(workspace, model, settings)
     name = params.model.name

@@ -25,7 +25,7 @@ def verify(workspace: Workspace, repairs: bool, as_json: bool, settings: tuple[s
     from lobsmith.release.audit.repair import repair
     from lobsmith.release.audit.verify import verify as find_incidents
     from lobsmith.release.context import Release
-    from lobsmith.serving.running import running_server
+    from lobsmith.serving.running_server import running_server
 
     incidents = find_incidents(workspace, _served(workspace))
     failures: dict[str, str] = {}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lobsmith.models.inference import mean_horizon_losses, mean_validation_loss
 from lobsmith.models.loss import Loss, mass
-from lobsmith.models.networks.encoders import ImbalanceBins
+from lobsmith.models.networks.memoryless import ImbalanceBins
 from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.outputs import BINARY, CLASSES, COLUMNS, MOVE, VOLATILITY
 from lobsmith.models.training_data import Part, TrainingData, make_training_data

@@ -11,7 +11,7 @@ from lobsmith.workspace import Workspace
 
 
 class Server(Protocol):
-    """A model server of the repository; see `lobsmith.serving.running`."""
+    """A model server of the repository; see `lobsmith.serving.running_server`."""
 
     def serve(self, model: str, version: int) -> None:
         """Load what the repository lists for a model; return once `version` answers. Unlisted versions may go on for a

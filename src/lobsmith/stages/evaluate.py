@@ -23,8 +23,8 @@ from lobsmith.files import write_atomic
 from lobsmith.gates.compression import compression
 from lobsmith.gates.parity import parity
 from lobsmith.gates.skill import calibrated, skill
-from lobsmith.models.networks.encoders import CnnLstmAttention
 from lobsmith.models.networks.network import Network
+from lobsmith.models.networks.recurrent import CnnLstmAttention
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network, load_trained
 from lobsmith.models.training_data import Part, parts_of

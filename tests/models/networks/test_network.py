@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from lobsmith.features.definitions import COUNT
-from lobsmith.models.networks.encoders import CnnLstmAttention
 from lobsmith.models.networks.network import Network, ServedNetwork, outputs_of
 from lobsmith.models.networks.outputs import CLASSES, COLUMNS
+from lobsmith.models.networks.recurrent import CnnLstmAttention
 from lobsmith.models.networks.registry import NETWORKS, build, state_size
 from lobsmith.params import ModelParams
 from tests.small import params_file

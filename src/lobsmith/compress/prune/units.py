@@ -10,8 +10,8 @@ from torch import Tensor
 from lobsmith.compress.prune.sampling import epoch_batches, outputs_after, sample_batches
 from lobsmith.errors import TrainingError
 from lobsmith.models.loss import Loss, mass
-from lobsmith.models.networks.encoders import CnnLstmAttention
 from lobsmith.models.networks.network import Network
+from lobsmith.models.networks.recurrent import CnnLstmAttention
 from lobsmith.models.training_data import Part, make_training_data
 from lobsmith.params import Params
 

@@ -3,16 +3,16 @@
 from functools import partial
 
 from lobsmith.errors import TrainingError
-from lobsmith.models.networks import bin_ctabl, deeplob, encoders, volatility
+from lobsmith.models.networks import bin_ctabl, deeplob, memoryless, recurrent, volatility
 from lobsmith.models.networks.network import Architecture, Network
 from lobsmith.params import ModelParams
 
 NETWORKS: dict[str, Architecture] = {
-    "cnn_lstm_attention": encoders.CNN_LSTM_ATTENTION,
-    "lstm": encoders.LSTM,
+    "cnn_lstm_attention": recurrent.CNN_LSTM_ATTENTION,
+    "lstm": recurrent.LSTM,
     "volatility": volatility.ARCHITECTURE,
-    "logistic": encoders.LOGISTIC,
-    "queue_imbalance": encoders.QUEUE_IMBALANCE,
+    "logistic": memoryless.LOGISTIC,
+    "queue_imbalance": memoryless.QUEUE_IMBALANCE,
     "deeplob": deeplob.ARCHITECTURE,
     "bin_ctabl": bin_ctabl.ARCHITECTURE,
 }

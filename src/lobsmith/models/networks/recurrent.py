@@ -1,4 +1,4 @@
-"""Recurrent encoders (convolutions, LSTM and attention; a plain LSTM) and two without memory.
+"""Recurrent encoders: convolutions, LSTM and attention; a plain LSTM.
 
 An encoder's memory is one packed tensor, zeros when cold:
 
@@ -10,7 +10,6 @@ Many rows at once and single steps give the same.
 import torch
 from torch import Tensor, nn
 
-from lobsmith.features.definitions import NAMES
 from lobsmith.models.networks.network import Architecture
 from lobsmith.params import ModelParams
 
@@ -28,18 +27,6 @@ def unpack(state: Tensor, layers: int, hidden: int) -> tuple[Tensor, Tensor]:
     """Return hidden and cell state [L, B, H] of a packed memory [B, 2 L H]."""
     memory = state.reshape(state.shape[0], 2, layers, hidden)
     return memory[:, 0].transpose(0, 1).contiguous(), memory[:, 1].transpose(0, 1).contiguous()
-
-
-class Memoryless(nn.Module):
-    """The empty encoder of a linear model; its state is one zero, as the wire requires a state."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.state_size, self.width = 1, 0
-
-    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return an empty representation [B, T, 0] and the same state."""
-        return features[:, :, :0], state * 1.0
 
 
 class Lstm(nn.Module):
@@ -130,25 +117,6 @@ class CnnLstmAttention(nn.Module):
         return torch.softmax(logits.masked_fill(~(in_band.unsqueeze(0) & valid), _MASKED), dim=2)
 
 
-class ImbalanceBins(nn.Module):
-    """The tenth of the training distribution that the imbalance at the touch lies in: one-hot [B, T, 10]."""
-
-    edges: Tensor
-    _BINS = 10
-
-    def __init__(self, column: int) -> None:
-        super().__init__()
-        self.column = column
-        self.state_size, self.width = 1, self._BINS
-        self.register_buffer("edges", torch.linspace(-1, 1, self._BINS + 1)[1:-1].clone())
-
-    def forward(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the bins and the same state."""
-        number = (features[:, :, self.column].unsqueeze(2) > self.edges).to(features.dtype).sum(dim=2, keepdim=True)
-        numbers = torch.arange(self._BINS, device=features.device, dtype=features.dtype)
-        return (number == numbers).to(features.dtype), state * 1.0
-
-
 def _attention(params: ModelParams, _horizons: tuple[int, ...], location: Tensor, _scale: Tensor) -> nn.Module:
     return CnnLstmAttention(
         len(location),
@@ -166,12 +134,4 @@ CNN_LSTM_ATTENTION = Architecture(
 LSTM = Architecture(
     encoder=lambda _params, _horizons, location, _scale: Lstm(len(location), hidden=128, layers=3, dropout=0.2),
     about="LSTM of 3 × 128 units, dropout 0.2",
-)
-LOGISTIC = Architecture(
-    encoder=lambda *_: Memoryless(), linear=True, learns="newton", about="logistic regression on all features"
-)
-QUEUE_IMBALANCE = Architecture(
-    encoder=lambda *_: ImbalanceBins(NAMES.index("imbalance_1")),
-    learns="counts",
-    about="class shares by tenth of the imbalance at the touch",
 )
