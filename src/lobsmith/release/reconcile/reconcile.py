@@ -41,7 +41,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         promoted: the last version promoted in this call.
         actions: the actions taken, as text.
         refused: the reason by alias.
-        away: why MLflow is unreachable; later actions were not taken.
+        unreachable: why MLflow is unreachable; later actions were not taken.
         unscored: the reason by listed version whose reference score is not served.
     """
 
