@@ -45,7 +45,7 @@ from pipelines.shadow import as_markdown
 
 LONGEST_S = 600
 """A longer run is ended; the next one evaluates again."""
-WHO, DRIFT_FLOW = "monitor flow", "drift flow"
+ACTOR, DRIFT_FLOW = "monitor flow", "drift flow"
 NO_ROW = "it was asked about no row"
 _NO_ALARM = (StateName.STARTING, StateName.IDLE)
 
@@ -91,7 +91,7 @@ def evaluate(workspace: Workspace, params: Params, active: Manifest, sources: So
 def roll_back(workspace: Workspace, params: Params, bad: int, to: int, verdict: LiveVerdict) -> RolledBack:
     """Roll back to the fallback; the repository first, which does not need MLflow."""
     with stage("roll back") as note:
-        release = Release(workspace, params, running_server(workspace, params), WHO)
+        release = Release(workspace, params, running_server(workspace, params), ACTOR)
         verdicts = (verdict.as_verdict(),)
         rolled_back = rollback(release, params.model.name, to=to, bad=bad, reason=verdict.reason, verdicts=verdicts)
         note(f"from {rolled_back.version_from} to {rolled_back.version_to}")
@@ -200,12 +200,12 @@ def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
 def move_alias(workspace: Workspace, params: Params) -> None:
     """Move the alias after a rollback; where that fails now, the reconcile flow does it later."""
     try:
-        follow_the_registry(workspace, params, WHO)
+        follow_the_registry(workspace, params, ACTOR)
     except LobsmithError as error:
         console.print(f"the alias does not follow yet: {error}")
 
 
-class Drifted(Struct, frozen=True, kw_only=True):
+class DriftOutcome(Struct, frozen=True, kw_only=True):
     """Result of the drift flow; without a mode nothing was checked, and `reason` says why.
 
     `retrain` is the outcome of a retrain request, `page` the report.
@@ -295,7 +295,7 @@ def report(workspace: Workspace, params: Params, stream: StreamCheck, active: Ma
 
 
 @flow(name="drift", log_prints=False, timeout_seconds=LONGEST_CHECK_S)
-def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> Drifted:
+def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: Sequence[str] = LIVE) -> DriftOutcome:
     """Check drift; set the mode, request a retrain, report.
 
     Args:
@@ -308,11 +308,11 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
     model = params.model.name
     with unless_held(workspace.drift_lease, f"drift check of {model}", ttl_s=params.reconcile.lease_s) as held:
         if held is not None:
-            return Drifted(model=model, mode=None, reason=held)
+            return DriftOutcome(model=model, mode=None, reason=held)
         try:
             drifted = check_and_act(workspace, params, sources)
         except VersionGoneError as error:
-            return Drifted(model=model, mode=None, reason=str(error))
+            return DriftOutcome(model=model, mode=None, reason=str(error))
         except LobsmithError as error:
             # The mode's heartbeat ages meanwhile, and clients turn conservative by themselves.
             alerts.fire(workspace, alerts.NO_CHECK, model, str(error))
@@ -321,12 +321,12 @@ def drift(root: str = ".", overrides: Mapping[str, Any] | None = None, sources: 
         return drifted
 
 
-def check_and_act(workspace: Workspace, params: Params, sources: Sources) -> Drifted:
+def check_and_act(workspace: Workspace, params: Params, sources: Sources) -> DriftOutcome:
     """Run the flow under its lease."""
     model, repository = params.model.name, Repository.of(workspace)
     version = repository.active(model)
     if version is None:
-        return Drifted(model=model, mode=None, reason="nothing serves")
+        return DriftOutcome(model=model, mode=None, reason="nothing serves")
     with repository.reading(model, version):
         active = read_manifest(repository.directory(model, version), repository.trust)
     live = tuple(sources) == tuple(LIVE)
@@ -336,18 +336,20 @@ def check_and_act(workspace: Workspace, params: Params, sources: Sources) -> Dri
     with repository.reading(model, version):
         checks = check(workspace, params, active, sources, connections.opened if live else None)
     if not checks:
-        return Drifted(model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on")
+        return DriftOutcome(
+            model=model, mode=None, reason=f"{model} {version} names no instrument that it was trained on"
+        )
     if repository.active(model) != version:
-        return Drifted(model=model, mode=None, reason=f"{model} {version} was replaced during the check")
+        return DriftOutcome(model=model, mode=None, reason=f"{model} {version} was replaced during the check")
     state = state_after(connections, [stream.check for stream in checks], params.drift.past_pairs) if live else None
     return act_on_drift(workspace, params, active, checks, sources, state)
 
 
-def keep_mode(workspace: Workspace, active: Manifest, state: State) -> Drifted:
+def keep_mode(workspace: Workspace, active: Manifest, state: State) -> DriftOutcome:
     """Keep the mode while there is nothing to check, and its heartbeat fresh."""
     change = wait(workspace, active.model, active.version, state, DRIFT_FLOW, clock.now_ns())
     alerts.resolve(workspace, alerts.NO_ROWS, active.model, str(state))
-    return Drifted(model=active.model, mode=change.after.mode, reason=str(state))
+    return DriftOutcome(model=active.model, mode=change.after.mode, reason=str(state))
 
 
 def act_on_drift(
@@ -357,13 +359,13 @@ def act_on_drift(
     checks: list[StreamCheck],
     sources: Sources,
     state: State | None,
-) -> Drifted:
+) -> DriftOutcome:
     """Act on a check: the mode first, which clients wait for."""
     change = set_mode(workspace, params, combine(checks), sources, state)
     retrain = request_retrain(workspace, active.model, change.after.reason) if change.retrain else None
     alert_mode(workspace, change)
     reports = [report(workspace, params, stream, active) for stream in checks]
-    return Drifted(
+    return DriftOutcome(
         model=active.model,
         mode=change.after.mode,
         reason=change.after.reason,

@@ -27,7 +27,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.market.session import Accounting
 from lobsmith.models.train import WEIGHTS
 from lobsmith.models.trainer import Epoch
-from lobsmith.monitoring.drift.gates import judge_windows, require
+from lobsmith.monitoring.drift.gates import evaluate_windows, require
 from lobsmith.params import Params, as_table, load_params
 from lobsmith.progress import Note, console, stage
 from lobsmith.release.context import Release
@@ -142,7 +142,7 @@ def check_window_drift(workspace: Workspace, params: Params, directory: Path) ->
     """
     with stage("check drift since the training window") as note:
         windows = map(load_dataset, training_datasets(params, directory))
-        verdicts = judge_windows(workspace, params, windows, directory)
+        verdicts = evaluate_windows(workspace, params, windows, directory)
         note("; ".join(f"{verdict.gate}: {verdict.evidence.get('finding') or verdict}" for verdict in verdicts))
         require(verdicts)
         return verdicts

@@ -11,13 +11,13 @@ from prefect.artifacts import create_markdown_artifact
 
 from lobsmith import clock
 from lobsmith.errors import VersionGoneError
-from lobsmith.monitoring.drift.gates import judge_period
+from lobsmith.monitoring.drift.gates import evaluate_period
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_candidate
 from lobsmith.monitoring.waiting import Uncompared, uncompared
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.progress import stage
-from lobsmith.release.reconcile.shadow_pair import Pair, apply_decision, pair_of, promote_on_gates
+from lobsmith.release.reconcile.shadow_pair import VersionPair, apply_decision, pair_of, promote_on_gates
 from lobsmith.release.registry.aliases import SHADOW, tag
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
@@ -41,13 +41,13 @@ class Shadowed(Struct, frozen=True, kw_only=True):
 
 
 @task(name="find the pair")
-def find_pair(workspace: Workspace, model: str) -> Pair | str:
+def find_pair(workspace: Workspace, model: str) -> VersionPair | str:
     """Return the champion/challenger pair, or why there is none."""
     return pair_of(workspace, model)
 
 
 @task(name="judge the candidate")
-def evaluate(workspace: Workspace, params: Params, pair: Pair, sources: Sources) -> LiveVerdict | None:
+def evaluate(workspace: Workspace, params: Params, pair: VersionPair, sources: Sources) -> LiveVerdict | None:
     """Compare both versions on rows since the candidate was published."""
     with stage("judge the candidate") as note:
         if not pair.candidate.shares_a_market_with(pair.active):
@@ -68,17 +68,17 @@ def evaluate(workspace: Workspace, params: Params, pair: Pair, sources: Sources)
 
 @task(name="check drift since the candidate's training window")
 def check_period_drift(
-    workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict, sources: Sources
+    workspace: Workspace, params: Params, pair: VersionPair, verdict: LiveVerdict, sources: Sources
 ) -> LiveVerdict:
     """Refuse a promotion whose training window differs from the market of its shadow period."""
     with stage("check drift since the candidate's training window") as note:
-        with_market = verdict.beside_market(judge_period(workspace, params, pair.candidate, sources=sources))
+        with_market = verdict.beside_market(evaluate_period(workspace, params, pair.candidate, sources=sources))
         note(f"{with_market.decision}: {with_market.reason}")
         return with_market
 
 
 @task(name="find clients that wait for the candidate")
-def find_waiting_clients(workspace: Workspace, params: Params, pair: Pair) -> Uncompared | None:
+def find_waiting_clients(workspace: Workspace, params: Params, pair: VersionPair) -> Uncompared | None:
     """Return whether the candidate cannot be compared although clients ask for it."""
     with stage("find clients that wait for the candidate") as note:
         outcome = uncompared(workspace, params, pair.active, pair.candidate, now_ns=clock.now_ns())
@@ -87,7 +87,7 @@ def find_waiting_clients(workspace: Workspace, params: Params, pair: Pair) -> Un
 
 
 @task(name="act on the verdict")
-def act(workspace: Workspace, params: Params, pair: Pair, verdict: LiveVerdict) -> bool:
+def act(workspace: Workspace, params: Params, pair: VersionPair, verdict: LiveVerdict) -> bool:
     """Tag the registered version with the verdict and move the aliases; False where these have changed meanwhile."""
     model, challenger = params.model.name, pair.challenger.version
     tag(workspace, model, challenger, {SHADOW: msgspec.json.encode(verdict.as_verdict()).decode()})
@@ -99,11 +99,11 @@ def as_markdown(verdict: LiveVerdict) -> str:
     """Return a verdict as a page for Prefect."""
     table = msgspec.to_builtins(verdict)
     rows = "\n".join(f"| {name} | {value} |" for name, value in table.items())
-    return f"# {verdict.judged}: {verdict.decision}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
+    return f"# {verdict.gate}: {verdict.decision}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
 
 
 def evaluate_and_act(
-    workspace: Workspace, params: Params, pair: Pair, sources: Sources
+    workspace: Workspace, params: Params, pair: VersionPair, sources: Sources
 ) -> tuple[str | None, str, LiveVerdict | None]:
     """Evaluate a pair and act on it; return the decision, the reason, and the verdict if there is one."""
     repository = Repository.of(workspace)

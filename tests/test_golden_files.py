@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lobsmith import lease
-from lobsmith.drift.null_distribution import Drifted, MeasuredPair, PastStore
+from lobsmith.drift.null_distribution import DriftedWindow, MeasuredPair, PastStore
 from lobsmith.drift.verdict import DriftCheck, DriftVerdict, Finding, Kind
 from lobsmith.features.definitions import COUNT
 from lobsmith.market.instrument import Instrument
@@ -203,7 +203,7 @@ def write_alerts(path: Path, patch: pytest.MonkeyPatch) -> None:
 
 PAIRS = [
     MeasuredPair(key="00ff", gap=2, from_ns=TIME_NS + 5, auc=0.53125, distances=(0.25, 1.5)),
-    Drifted(from_ns=TIME_NS, until_ns=TIME_NS + 9),
+    DriftedWindow(from_ns=TIME_NS, until_ns=TIME_NS + 9),
 ]
 
 

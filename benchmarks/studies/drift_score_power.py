@@ -18,7 +18,7 @@ from benchmarks.studies.drift_changes import CHANGES, Observed, joined
 from benchmarks.studies.drift_power import CHANGES_AT_S, FIRST_SEED, HISTORY_S, TRAINED_S, between, median
 from benchmarks.studies.shadow_power import share
 from lobsmith.drift.fit_one_class import fit_score
-from lobsmith.drift.one_class import ReferenceScore
+from lobsmith.drift.one_class import DriftScoreModel
 from lobsmith.drift.reference import RawRows, Reference, fit_scaling
 from lobsmith.features.definitions import NAMES
 from lobsmith.market.simulator import INSTRUMENT, START_NS
@@ -55,7 +55,7 @@ def cases(seed: int, params: Params) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def first_alarm(score: ReferenceScore, rows: RawRows, at_s: float, block: int) -> dict[str, Any] | None:
+def first_alarm(score: DriftScoreModel, rows: RawRows, at_s: float, block: int) -> dict[str, Any] | None:
     """Return when the newest rows are first unlike the training window, and which features are the furthest."""
     after_s = np.arange(EVERY_S, WATCHED_S + EVERY_S, EVERY_S)
     ends = np.searchsorted(rows.time_ns, START_NS + np.round((at_s + after_s) * NS_PER_S).astype(np.int64))

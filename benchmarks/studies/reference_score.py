@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.studies.drift_changes import Factors, Observed, activity, sizes, spread
 from lobsmith.drift.fit_one_class import fit_score
-from lobsmith.drift.one_class import ReferenceScore
+from lobsmith.drift.one_class import DriftScoreModel
 from lobsmith.drift.reference import Float32, RawRows, Reference, fit_scaling
 from lobsmith.features.definitions import NAMES
 from lobsmith.market.simulator import Dynamics
@@ -67,7 +67,7 @@ def blocks_of(rows: RawRows, params: Params) -> Iterator[tuple[npt.NDArray[np.in
         yield rows.time_ns[some - 1], np.stack([rows.raw[end - params.reference.block_rows : end] for end in some])
 
 
-def watch(score: ReferenceScore, rows: RawRows, params: Params) -> Watched:
+def watch(score: DriftScoreModel, rows: RawRows, params: Params) -> Watched:
     """Score a session's blocks."""
     guard, above, count, alarms, first = Hysteresis(params.guard), 0, 0, 0, float("nan")
     for times, blocks in blocks_of(rows, params):

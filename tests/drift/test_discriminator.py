@@ -30,7 +30,7 @@ def test_the_same_rows_give_the_same_bits_and_no_setting_is_left_behind() -> Non
     old, new, scaling = windows()
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     left, right = (fit_discriminator(old, new, scaling, PARAMS) for _ in range(2))
-    assert left.scores.tobytes() == right.scores.tobytes()
+    assert left.log_odds.tobytes() == right.log_odds.tobytes()
     assert left.importance(3).tobytes() == right.importance(3).tobytes()
     assert torch.get_num_threads() == threads
     assert torch.equal(torch.random.get_rng_state(), state)

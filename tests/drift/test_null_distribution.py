@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from scipy.signal import lfilter
 
 from lobsmith.drift.null_distribution import (
-    Drifted,
+    DriftedWindow,
     MeasuredPair,
     PastStore,
     effective_count,
@@ -44,7 +44,7 @@ def test_a_store_is_bounded_and_forgets_the_oldest(tmp_path: Path) -> None:
 
 def test_drift_marks_all_windows_that_it_touches(tmp_path: Path) -> None:
     store = PastStore(tmp_path / "past.jsonl")
-    store.add([Drifted(from_ns=100, until_ns=200)])
+    store.add([DriftedWindow(from_ns=100, until_ns=200)])
     assert [store.drifted(at, at + 50) for at in (49, 50, 51, 150, 199, 200)] == [False, False, True, True, True, False]
 
 
@@ -118,6 +118,6 @@ def test_the_feature_that_left_its_own_past_stands_out() -> None:
 def test_a_disk_that_refuses_past_pairs_stops_no_check(tmp_path, capsys):
     store = PastStore(tmp_path / "pairs.jsonl")
     (tmp_path / "pairs.jsonl").mkdir()
-    store.add([Drifted(from_ns=1, until_ns=2)])
+    store.add([DriftedWindow(from_ns=1, until_ns=2)])
     assert store.drifted(0, 3)
     assert "free the disk" in capsys.readouterr().err

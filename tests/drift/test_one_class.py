@@ -13,7 +13,7 @@ from msgspec import structs
 
 from lobsmith.drift import SCORE
 from lobsmith.drift.fit_one_class import fit_score, overlapping_blocks
-from lobsmith.drift.one_class import ReferenceScore, alarm_level, export_score
+from lobsmith.drift.one_class import DriftScoreModel, alarm_level, export_score
 from lobsmith.errors import DataError
 from lobsmith.features.definitions import COUNT, NAMES
 from lobsmith.files import sha256_file
@@ -26,12 +26,12 @@ Scorer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @pytest.fixture(scope="module")
-def score() -> ReferenceScore:
+def score() -> DriftScoreModel:
     return fit_score(reference(), PARAMS)[0]
 
 
 @pytest.fixture(scope="module")
-def path(score: ReferenceScore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def path(score: DriftScoreModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("score") / SCORE
     export_score(score, path)
     return path
@@ -48,12 +48,12 @@ def blocks(seed: int = 4, rows: int = 64) -> np.ndarray:
     return torch.cat(overlapping_blocks(reference(seed).rows["simulator:SIM"].raw, rows)).numpy().copy()
 
 
-def alarms(score: ReferenceScore, rows: torch.Tensor) -> float:
+def alarms(score: DriftScoreModel, rows: torch.Tensor) -> float:
     """Share of the blocks that are one."""
     return float((score(rows)[0] > 1).float().mean())
 
 
-def test_another_session_of_the_same_market_is_no_alarm_and_a_changed_one_is(score: ReferenceScore) -> None:
+def test_another_session_of_the_same_market_is_no_alarm_and_a_changed_one_is(score: DriftScoreModel) -> None:
     same = torch.from_numpy(blocks())
     assert alarms(score, same) < 0.01
     for factor in (4, 1 / 4):
@@ -64,7 +64,7 @@ def test_another_session_of_the_same_market_is_no_alarm_and_a_changed_one_is(sco
 
 
 @pytest.mark.parametrize("name", ["spread", "ask_size_3", "imbalance_5", "elapsed", "trade_rate_2"])
-def test_one_feature_that_goes_wild_is_an_alarm_and_is_named(score: ReferenceScore, name: str) -> None:
+def test_one_feature_that_goes_wild_is_an_alarm_and_is_named(score: DriftScoreModel, name: str) -> None:
     """It would be lost among 150 figures, were there only the distance of them all."""
     wild = torch.from_numpy(blocks())
     column = NAMES.index(name)
@@ -93,7 +93,7 @@ def test_a_block_like_either_instrument_is_no_alarm() -> None:
     assert (score(block)[0] > 1).flatten().tolist() == [False, False, True]
 
 
-def test_a_move_of_the_price_is_no_drift(score: ReferenceScore) -> None:
+def test_a_move_of_the_price_is_no_drift(score: DriftScoreModel) -> None:
     """Prices wander by percents; every distance in basis points goes with them."""
     moved = torch.from_numpy(blocks())
     distances = [number for number, name in enumerate(NAMES) if "distance" in name or name == "spread"]
@@ -106,7 +106,7 @@ def test_a_move_of_the_price_is_no_drift(score: ReferenceScore) -> None:
 @pytest.mark.parametrize("rows", [16, 17, 40, 64, 100, 256, 300])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_exported_graph_answers_like_the_network(
-    score: ReferenceScore, exported: Scorer, rows: int, batch: int
+    score: DriftScoreModel, exported: Scorer, rows: int, batch: int
 ) -> None:
     block = blocks(rows=rows)[:batch]
     outputs = exported(block)

@@ -15,7 +15,7 @@ import pytest
 
 from lobsmith.errors import RegistryError, ReleaseError
 from lobsmith.release.context import Release
-from lobsmith.release.reconcile.actions import CrashPoint
+from lobsmith.release.reconcile.actions import ReconcilePoint
 from lobsmith.release.reconcile.reconcile import Reconciled, reconcile
 from lobsmith.release.reconcile.requests import registered_of, request_promotion
 from lobsmith.release.registry import mlflow_store
@@ -61,28 +61,28 @@ def promoted(workspace, scale):
     return version
 
 
-def killed_at(zygote: Zygote, workspace: Workspace, point: CrashPoint) -> None:
+def killed_at(zygote: Zygote, workspace: Workspace, point: ReconcilePoint) -> None:
     done = zygote.run("reconciler", str(workspace.root), point.value)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 POINTS = {
     "promotion": (
-        CrashPoint.DECIDED,
-        CrashPoint.FOUND,
-        CrashPoint.PROMOTED,
-        CrashPoint.TAGGED,
-        CrashPoint.CANDIDATE_UNDEPLOYED,
+        ReconcilePoint.DECIDED,
+        ReconcilePoint.FOUND,
+        ReconcilePoint.PROMOTED,
+        ReconcilePoint.TAGGED,
+        ReconcilePoint.CANDIDATE_UNDEPLOYED,
     ),
-    "first challenger": (CrashPoint.CHALLENGER_PROMOTED, CrashPoint.DROPPED),
-    "challenger": (CrashPoint.CANDIDATE_DEPLOYED,),
-    "rollback": (CrashPoint.ROLLBACK_TAGGED, CrashPoint.ALIAS_REVERTED, CrashPoint.ROLLBACK_ACKNOWLEDGED),
-    "refusal": (CrashPoint.JOURNALED, CrashPoint.REFUSED),
+    "first challenger": (ReconcilePoint.CHALLENGER_PROMOTED, ReconcilePoint.DROPPED),
+    "challenger": (ReconcilePoint.CANDIDATE_DEPLOYED,),
+    "rollback": (ReconcilePoint.ROLLBACK_TAGGED, ReconcilePoint.ALIAS_REVERTED, ReconcilePoint.ROLLBACK_ACKNOWLEDGED),
+    "refusal": (ReconcilePoint.JOURNALED, ReconcilePoint.REFUSED),
 }
 
 
 def test_every_crash_point_is_swept():
-    assert {point for points in POINTS.values() for point in points} == set(CrashPoint)
+    assert {point for points in POINTS.values() for point in points} == set(ReconcilePoint)
 
 
 @pytest.mark.slow
@@ -191,7 +191,7 @@ def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, mon
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None, timeout=0)
 
     def hold(step: str) -> None:
-        if step == CrashPoint.PROMOTED:
+        if step == ReconcilePoint.PROMOTED:
             lock.execute("BEGIN EXCLUSIVE")
 
     try:

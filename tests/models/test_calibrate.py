@@ -16,7 +16,7 @@ from lobsmith.features.definitions import COUNT
 from lobsmith.features.labels import Targets
 from lobsmith.models.calibrate import calibrate
 from lobsmith.models.networks.network import ServedNetwork
-from lobsmith.models.networks.outputs import BINARY, CLASSES, COLUMNS, Calibration
+from lobsmith.models.networks.outputs import BINARY, CLASSES, COLUMNS, CalibrationLayer
 from lobsmith.models.networks.registry import build
 from tests.small import small_params
 
@@ -38,12 +38,12 @@ def made(rows: int = 20_000, horizons: int = 2, times: float = 1.0, shift: float
     return distorted, direction, hits.float()
 
 
-def untouched(calibration: Calibration) -> bool:
-    fresh = Calibration(len(calibration.move_scale)).state_dict()
+def untouched(calibration: CalibrationLayer) -> bool:
+    fresh = CalibrationLayer(len(calibration.move_scale)).state_dict()
     return all(torch.equal(tensor, fresh[name]) for name, tensor in calibration.state_dict().items())
 
 
-def losses(calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor) -> list[float]:
+def losses(calibration: CalibrationLayer, outputs: Tensor, direction: Tensor, binary: Tensor) -> list[float]:
     """The log-loss of each horizon's direction and of each binary output, over known rows."""
     values = []
     logits = calibration.logits(outputs)
@@ -59,7 +59,7 @@ def losses(calibration: Calibration, outputs: Tensor, direction: Tensor, binary:
 
 @pytest.mark.parametrize("times", [3.0, 1.0, 0.25])
 def test_the_temperature_is_found(times: float) -> None:
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     assert calibrate(calibration, *made(times=times), [RIDGE] * 2) == []
     np.testing.assert_allclose(calibration.direction_scale, 1 / times, rtol=0.05)
     np.testing.assert_allclose(calibration.binary_scale, 1 / times, rtol=0.08)
@@ -70,7 +70,7 @@ def test_the_temperature_is_found(times: float) -> None:
 
 
 def test_a_shift_is_found() -> None:
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     calibrate(calibration, *made(shift=1.5), [RIDGE] * 2)
     np.testing.assert_allclose(calibration.binary_bias, -1.5, atol=0.1)
     # Logits are relative: the bias is centred.
@@ -82,7 +82,7 @@ def test_each_horizon_and_output_has_its_own() -> None:
     outputs, direction, binary = made()
     outputs[:, 0, :CLASSES] *= 4
     outputs[:, 1, CLASSES + 2] *= 2
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     calibrate(calibration, outputs, direction, binary, [RIDGE] * 2)
     np.testing.assert_allclose(calibration.direction_scale[:, 0], [0.25, 1.0], rtol=0.05)
     np.testing.assert_allclose(calibration.binary_scale, [[1, 1, 1], [1, 1, 0.5]], rtol=0.08)
@@ -92,7 +92,7 @@ def test_a_ridge_draws_towards_no_change() -> None:
     few = made(rows=200, times=3.0)
     scales = []
     for ridge in (1e-6, 0.1, 100.0):
-        calibration = Calibration(2)
+        calibration = CalibrationLayer(2)
         calibrate(calibration, *few, [ridge] * 2)
         scales.append(float(calibration.direction_scale[0]))
     assert scales[0] < scales[1] < scales[2] < 1
@@ -116,9 +116,9 @@ def test_the_fitted_rows_are_never_worse(
     unknown[0] = False
     direction = direction.masked_fill(unknown, -1)
     binary = binary.masked_fill(unknown.unsqueeze(2), -1.0)
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     calibrate(calibration, outputs, direction, binary, [ridge] * 2)
-    before = losses(Calibration(2), outputs, direction, binary)
+    before = losses(CalibrationLayer(2), outputs, direction, binary)
     after = losses(calibration, outputs, direction, binary)
     assert all(b <= a + 1e-6 for a, b in zip(before, after, strict=True))
     assert all(torch.isfinite(tensor).all() for tensor in calibration.state_dict().values())
@@ -175,7 +175,7 @@ def infinite() -> Made:
 @pytest.mark.parametrize("ridge", [0.0, 1e-3])
 def test_where_there_is_nothing_to_fit_to_it_is_left_and_reported(degenerate: object, ridge: float) -> None:
     """F33."""
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     uncalibrated = calibrate(calibration, *degenerate(), [ridge] * 2)  # type: ignore[operator]
     assert set(uncalibrated) == EVERYTHING
     assert len(uncalibrated) == len(EVERYTHING)
@@ -183,7 +183,7 @@ def test_where_there_is_nothing_to_fit_to_it_is_left_and_reported(degenerate: ob
 
 
 def test_of_an_earlier_calibration_nothing_is_left() -> None:
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     calibrate(calibration, *made(times=3.0, shift=1.0), [RIDGE] * 2)
     assert not untouched(calibration)
     assert len(calibrate(calibration, *all_unknown(), [RIDGE] * 2)) == 2 * 4
@@ -194,7 +194,7 @@ def test_what_can_be_fitted_is_fitted_beside_what_cannot() -> None:
     outputs, direction, binary = made(times=3.0)
     direction[:, 1] = 0
     binary[:, 0, 1] = 1
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     assert calibrate(calibration, outputs, direction, binary, [RIDGE] * 2) == [
         "output 4 at horizon 0",
         "direction at horizon 1",
@@ -208,7 +208,7 @@ def test_what_can_be_fitted_is_fitted_beside_what_cannot() -> None:
 def test_constant_logits_become_the_classes_shares(value: float) -> None:
     _, direction, binary = made(rows=2000)
     direction[:1000] = 2
-    calibration = Calibration(2)
+    calibration = CalibrationLayer(2)
     outputs = torch.full((2000, 2, COLUMNS), value)
     assert calibrate(calibration, outputs, direction, binary, [0.0] * 2) == []
     probabilities, outlook = calibration(outputs)

@@ -91,7 +91,7 @@ def test_a_split_candidate_that_often_fails_is_rejected_though_production_helped
         session(log, "plain", TIMES)
         put(log, "plain", ACTIVE, Role.PRIMARY, TIMES, EVERY)
     verdict = candidate_verdict(workspace, settings)
-    assert (verdict.judged, verdict.decision, verdict.rows) == ("split test", REJECT, ROWS)
+    assert (verdict.gate, verdict.decision, verdict.rows) == ("split test", REJECT, ROWS)
     assert verdict.unanswered_second == pytest.approx(failed.sum() / drawn.sum(), abs=0.01)
     with pytest.raises(GateError, match=r"shadow\.arm_s"):
         candidate_verdict(workspace, params(workspace, shadow__share=0.5, shadow__arm_s=30))

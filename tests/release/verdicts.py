@@ -5,7 +5,7 @@ from lobsmith.online.evidence import LiveVerdict
 
 def verdict(decision: str) -> LiveVerdict:
     return LiveVerdict(
-        judged="shadow",
+        gate="shadow",
         decision=decision,
         reason="so it is",
         first="toy 1",

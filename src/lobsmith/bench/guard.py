@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from lobsmith.bench.mirror import INSTRUMENT, Latency, latency, publish_untrained
@@ -53,7 +53,7 @@ class GuardReport(Struct, frozen=True, kw_only=True):
     more_p50_us: float
     more_p99_us: float
     checks: int
-    scores: int
+    scored_blocks: int = field(name="scores")
     acted: int
 
 
@@ -75,12 +75,12 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         workspace = Workspace(Path(folder))
         version = _publish(workspace, params)
         model = params.model.name
-        record = PublishedMode(
+        published = PublishedMode(
             model=model, version=version, mode=Mode.NORMAL, since_ns=0, looked_ns=time.time_ns(), reason="measured"
         )
         path = state_path(workspace, model)
         path.parent.mkdir(parents=True)
-        path.write_bytes(msgspec.json.encode(record))
+        path.write_bytes(msgspec.json.encode(published))
         with open_stream(workspace, busy, str(INSTRUMENT), transport="inprocess", guard=False, record=None) as stream:
             plain, guarded, counts, acted = _measure(workspace, busy, stream.client, rows, rows_per_s)
     p50, p99 = (np.percentile(guarded, q) / np.percentile(plain, q) for q in (50, 99))
@@ -94,7 +94,7 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         more_p50_us=float(more_p50),
         more_p99_us=float(more_p99),
         checks=sum(guard.checks for guard in counts),
-        scores=sum(guard.scores for guard in counts),
+        scored_blocks=sum(guard.scored_blocks for guard in counts),
         acted=acted,
     )
 

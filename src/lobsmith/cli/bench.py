@@ -154,7 +154,8 @@ def guard(workspace: Workspace, rows: int, rate: float, as_json: bool) -> None:
     table = _beside(rows, rate, {"step, alone": report.plain, "step, guarded": report.guarded}, report)
     table.add_row("difference", "", f"{report.more_p50_us:.1f}", f"{report.more_p99_us:.1f}")
     results.print(table)
-    results.print(f"{report.checks:,} health checks, {report.scores:,} blocks scored, {report.acted:,} rows actionable")
+    checks = f"{report.checks:,} health checks, {report.scored_blocks:,} blocks scored"
+    results.print(f"{checks}, {report.acted:,} rows actionable")
 
 
 @bench.command()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lobsmith.drift.verdict import DriftCheck
     from lobsmith.features.dataset import Dataset
     from lobsmith.trading.replay import ReplayResult
-    from pipelines.monitor import Drifted
+    from pipelines.monitor import DriftOutcome
 
 _TRAINING_S = 1200
 _STRETCH_S = 100
@@ -145,7 +145,7 @@ def _serve(
             with stage("the market has changed" if changed else "the market is as it was") as note:
                 from_s = params.data.simulator.seconds + number * _STRETCH_S
                 measured = _replay_stretch(workspace, params, dataset, from_s)
-                actions = "" if measured.acting is None else actions_line(measured.acting)
+                actions = "" if measured.actions is None else actions_line(measured.actions)
                 note(f"{measured.answered:,} of {measured.rows:,} rows answered; {actions}")
             outcome = drift(str(workspace.root), changes, ["demo"])
             stretches.append(_stretch(outcome, measured, changed=changed))
@@ -173,7 +173,7 @@ def _replay_stretch(workspace: Workspace, params: Params, dataset: "Dataset", fr
         return replay(stream, dataset, first, limit=rows)
 
 
-def _stretch(outcome: "Drifted", measured: "ReplayResult", *, changed: bool) -> Stretch:
+def _stretch(outcome: "DriftOutcome", measured: "ReplayResult", *, changed: bool) -> Stretch:
     verdicts = outcome.checks[0].verdicts if outcome.checks else ()
     return Stretch(
         changed=changed,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from lobsmith.market.instrument import Instrument
     from lobsmith.market.simulator import Change
-    from lobsmith.market.venues.binance.live import Endpoint
+    from lobsmith.market.venues.binance.live import VenueEndpoint
     from lobsmith.trading.live.feeds import Feed
     from lobsmith.trading.live.seconds import Second
     from lobsmith.trading.live.session import LiveSummary
@@ -148,7 +148,7 @@ def live(
             options,
             stop=stop,
             on_second=on_second,
-            say=_print_line,
+            report=_print_line,
         )
     with room_permitting():
         if as_json:
@@ -275,7 +275,7 @@ def _played(files: tuple[Path, ...], symbols: tuple[str, ...], *, loop: bool) ->
     return PlayedFeed(sources)
 
 
-def _instruments(endpoint: "Endpoint", symbols: tuple[str, ...], stop: Event) -> "list[Instrument]":
+def _instruments(endpoint: "VenueEndpoint", symbols: tuple[str, ...], stop: Event) -> "list[Instrument]":
     """Return the instruments of the symbols, with retries until the venue answers; empty after `stop`."""
     from lobsmith.market.live.listing import instrument_of
 
@@ -291,7 +291,7 @@ def _instruments(endpoint: "Endpoint", symbols: tuple[str, ...], stop: Event) ->
             return []
 
 
-def _venue(endpoint: "Endpoint", instruments: "list[Instrument]", stale_s: float) -> "Feed":
+def _venue(endpoint: "VenueEndpoint", instruments: "list[Instrument]", stale_s: float) -> "Feed":
     from lobsmith.market.live.websocket import CaptureLimits
     from lobsmith.trading.live.feeds import VenueFeed
 

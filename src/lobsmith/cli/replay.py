@@ -122,8 +122,8 @@ def replay(
             results.print(f"without an answer: {measured.reasons}")
         if measured.recorded is not None:
             results.print(recorded_line(measured.recorded), soft_wrap=True)
-        if measured.acting is not None:
-            results.print(actions_line(measured.acting), soft_wrap=True)
+        if measured.actions is not None:
+            results.print(actions_line(measured.actions), soft_wrap=True)
     if measured.answered == 0:
         raise ServingError(f"no row was answered: {measured.reasons or 'the data has no complete row'}")
 

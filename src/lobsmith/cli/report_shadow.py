@@ -85,7 +85,7 @@ def report_shadow(
     verdict = evaluation.verdict
     margin = params.rollback.margin if fallback else 0.0
     page = render_shadow(verdict, evaluation.compared, params.paired, margin=margin)
-    path = (directory or workspace.home / "reports") / f"{verdict.judged}-{evaluated[0]}-{evaluated[1]}.html"
+    path = (directory or workspace.home / "reports") / f"{verdict.gate}-{evaluated[0]}-{evaluated[1]}.html"
     try:
         write_atomic(path, page.encode())
     except OSError as error:

@@ -105,7 +105,7 @@ def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -
             continue
         lines[model] = {**_line(entry), "verdicts": list(map(str, entry.verdicts)), "mode": None}
         if may_produce(model) and (change := mode_at(workspace, model, time_ns)):
-            lines[model]["mode"] = _mode_line(change.mode_to, change.time_ns, change.reason, actor=change.actor)
+            lines[model]["mode"] = _mode_line(change.mode_to, change.time_ns, change.reason, who=change.actor)
     if as_json:
         print_json({"at": time.isoformat(), "models": lines})
         return
@@ -114,12 +114,12 @@ def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -
             results.print(f"{model}: served nothing")
         else:
             reason = f": {line['reason']}" if line["reason"] else ""
-            text = f"{model} {line['version']}, {line['action']} at {line['time']} by {line['actor']}{reason}"
+            text = f"{model} {line['version']}, {line['action']} at {line['time']} by {line['who']}{reason}"
             results.print(text, soft_wrap=True, markup=False)
             for verdict in line["verdicts"]:
                 results.print(f"    {verdict}", soft_wrap=True)
             if mode := line["mode"]:
-                text = f"    mode {mode['mode']} since {mode['since']} by {mode['actor']}: {mode['reason']}"
+                text = f"    mode {mode['mode']} since {mode['since']} by {mode['who']}: {mode['reason']}"
                 results.print(text, soft_wrap=True, markup=False)
 
 

@@ -99,8 +99,8 @@ class _Side:
 
     def __init__(self, model: StepModel, rows: Float, forgets: bool) -> None:
         self.model, self.forgets = model, forgets
-        self.streams, steps, width = model.features.shape
-        self.calls = rows[: len(rows) // steps * steps].reshape(-1, steps, width)
+        self.streams, length, width = model.features.shape
+        self.calls = rows[: len(rows) // length * length].reshape(-1, length, width)
         self.next = 0
 
     def run(self, calls: int) -> npt.NDArray[np.int64]:

@@ -17,7 +17,7 @@ from lobsmith.drift.discriminator import Discriminator, fit_discriminator
 from lobsmith.drift.null_distribution import (
     LEAST_COUNT,
     LEFT_OUT,
-    Drifted,
+    DriftedWindow,
     MeasuredPair,
     PastStore,
     ShiftTest,
@@ -147,7 +147,7 @@ def check_covariate_drift(
     reason = f"{_why(discriminator, aucs, p_auc, shifts, names)}; among {among}"
     finding = Finding.DRIFT if p <= level else Finding.NO_DRIFT
     if finding is Finding.DRIFT:
-        store.add([Drifted(from_ns=until_ns, until_ns=int(recent.time_ns[-1]) + 1)])
+        store.add([DriftedWindow(from_ns=until_ns, until_ns=int(recent.time_ns[-1]) + 1)])
     elif training_window is not None and discriminator.finished:
         store.add([_measured(discriminator, until_ns, past_key(scaling, params))])
     if finding is Finding.NO_DRIFT and (count := effective_count(angles)) < least_count:

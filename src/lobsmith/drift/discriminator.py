@@ -52,7 +52,7 @@ class Discriminator:
     rows: Float32
     recent: npt.NDArray[np.bool_]
     block: npt.NDArray[np.int64]
-    scores: Float32
+    log_odds: Float32
     distances: Float64
     _networks: "_Networks"
 
@@ -64,11 +64,11 @@ class Discriminator:
         return self._networks.importance(self, np.random.default_rng(seed))
 
 
-def rank_auc(scores: Float32, positive: npt.NDArray[np.bool_]) -> float:
+def rank_auc(log_odds: Float32, positive: npt.NDArray[np.bool_]) -> float:
     """Return the area under the ROC curve by ranks; ties count 1/2 (Mann & Whitney 1947)."""
     count = int(positive.sum())
-    ranks = rankdata(scores)[positive].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * (len(scores) - count)))
+    ranks = rankdata(log_odds)[positive].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * (len(log_odds) - count)))
 
 
 def fit_discriminator(
@@ -94,9 +94,9 @@ def fit_discriminator(
     with _one_thread():
         networks = _Networks(rows.shape[1], params)
         finished = networks.fit(rows, len(old), end)
-        scores = networks.held_out(rows, block)
-    auc, distances = _mean_auc(scores, is_recent, block), earth_movers(np.sort(old, axis=0), np.sort(new, axis=0))
-    return Discriminator(auc, finished, rows, is_recent, block, scores, distances, networks)
+        log_odds = networks.held_out(rows, block)
+    auc, distances = _mean_auc(log_odds, is_recent, block), earth_movers(np.sort(old, axis=0), np.sort(new, axis=0))
+    return Discriminator(auc, finished, rows, is_recent, block, log_odds, distances, networks)
 
 
 class _Networks:
@@ -136,12 +136,12 @@ class _Networks:
 
     @torch.no_grad()
     def held_out(self, rows: Float32, block: npt.NDArray[np.int64]) -> Float32:
-        scores = np.empty(len(rows), np.float32)
+        log_odds = np.empty(len(rows), np.float32)
         for fold in range(self._params.folds):
             held = block == fold
             hidden = torch.from_numpy(rows[held]) @ self._into[fold] + self._bias[fold]
-            scores[held] = (torch.relu(hidden) @ self._out[fold]).squeeze(-1).numpy()
-        return scores
+            log_odds[held] = (torch.relu(hidden) @ self._out[fold]).squeeze(-1).numpy()
+        return log_odds
 
     @torch.no_grad()
     def importance(self, fitted: Discriminator, generator: np.random.Generator) -> Float64:
@@ -150,15 +150,15 @@ class _Networks:
             for fold in range(self._params.folds):
                 held = fitted.block == fold
                 rows, recent = torch.from_numpy(fitted.rows[held]), fitted.recent[held]
-                whole = rank_auc(fitted.scores[held], recent)
+                whole = rank_auc(fitted.log_odds[held], recent)
                 into, out = self._into[fold], self._out[fold]
                 hidden = rows @ into + self._bias[fold]
                 order = torch.from_numpy(generator.permutation(len(rows)))
                 for feature in range(rows.shape[1]):
                     # One input changes: the hidden layer is updated, not recomputed.
                     change = (rows[order, feature] - rows[:, feature])[:, None] * into[feature]
-                    scores = (torch.relu(hidden + change) @ out).squeeze(-1).numpy()
-                    lost[feature] += (whole - rank_auc(scores, recent)) / self._params.folds
+                    log_odds = (torch.relu(hidden + change) @ out).squeeze(-1).numpy()
+                    lost[feature] += (whole - rank_auc(log_odds, recent)) / self._params.folds
         return lost
 
 
@@ -201,9 +201,9 @@ def _trained_rows(count: int, fold: int, folds: int) -> Indices:
     return np.asarray(np.flatnonzero((at < start - apart) | (at >= stop + apart)), np.intp)
 
 
-def _mean_auc(scores: Float32, recent: npt.NDArray[np.bool_], block: npt.NDArray[np.int64]) -> float:
+def _mean_auc(log_odds: Float32, recent: npt.NDArray[np.bool_], block: npt.NDArray[np.int64]) -> float:
     """Return the mean over blocks: log-odds of two networks share no scale."""
-    return float(np.mean([rank_auc(scores[block == fold], recent[block == fold]) for fold in np.unique(block)]))
+    return float(np.mean([rank_auc(log_odds[block == fold], recent[block == fold]) for fold in np.unique(block)]))
 
 
 @contextmanager

@@ -10,10 +10,10 @@ from lobsmith.drift.one_class import (
     LENGTHS,
     SHORTEST,
     BlockStatistics,
+    DriftScoreModel,
     Figures,
     Float64,
     InstrumentScore,
-    ReferenceScore,
     alarm_level,
 )
 from lobsmith.drift.reference import Float32, RawRows, Reference, Scaling
@@ -57,14 +57,14 @@ class Fitted(Struct, frozen=True, kw_only=True):
     largest: float
 
 
-def fit_score(reference: Reference, params: ReferenceParams) -> tuple[ReferenceScore, dict[str, Fitted]]:
+def fit_score(reference: Reference, params: ReferenceParams) -> tuple[DriftScoreModel, dict[str, Fitted]]:
     """Fit the score; return it with the fit of each instrument.
 
     Raises:
         DataError: an instrument has too few rows for blocks of 16 rows.
     """
     fits = {name: _fit(name, rows, reference.scaling, params) for name, rows in reference.rows.items()}
-    score = ReferenceScore(reference.scaling, [instrument for instrument, _ in fits.values()]).eval()
+    score = DriftScoreModel(reference.scaling, [instrument for instrument, _ in fits.values()]).eval()
     return score, {name: fit for name, (_, fit) in fits.items()}
 
 
@@ -86,7 +86,7 @@ def _fit(name: str, rows: RawRows, scaling: Scaling, params: ReferenceParams) ->
             for maxima, fitted_maxima in zip(calibration, fitted, strict=True)
         ]
         instrument.levels[:, place] = torch.tensor(levels)
-    score = ReferenceScore(scaling, [instrument])
+    score = DriftScoreModel(scaling, [instrument])
     return instrument, Fitted(
         rows=len(rows),
         block_rows=length,
@@ -120,7 +120,7 @@ def overlapping_blocks(raw: Float32, length: int) -> tuple[Tensor, ...]:
 
 
 def _figures(raw: Float32, length: int, scaling: Scaling) -> Figures:
-    score = ReferenceScore(scaling, [])
+    score = DriftScoreModel(scaling, [])
     parts = [score.figures(part) for part in overlapping_blocks(raw, length)]
     return Figures(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 

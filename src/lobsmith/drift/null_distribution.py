@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from lobsmith import jsonl
 from lobsmith.drift.discriminator import CLIP, fit_discriminator
 from lobsmith.drift.reference import RawRows, Scaling
-from lobsmith.drift.windows import Lengths, Pair, left_out_pairs, past_pairs, rounded_gap
+from lobsmith.drift.windows import Lengths, WindowPair, left_out_pairs, past_pairs, rounded_gap
 from lobsmith.errors import DataError
 from lobsmith.params import DriftParams
 from lobsmith.progress import console
@@ -147,14 +147,14 @@ class MeasuredPair(Struct, frozen=True, kw_only=True, tag="pair", forbid_unknown
     distances: tuple[float, ...]
 
 
-class Drifted(Struct, frozen=True, kw_only=True, tag="drift", forbid_unknown_fields=True):
+class DriftedWindow(Struct, frozen=True, kw_only=True, tag="drift", forbid_unknown_fields=True):
     """A recent window with drift, UTC, which no null distribution may contain."""
 
     from_ns: int
     until_ns: int
 
 
-_Line = MeasuredPair | Drifted
+_Line = MeasuredPair | DriftedWindow
 
 
 def past_key(scaling: Scaling, params: DriftParams) -> str:
@@ -171,7 +171,7 @@ class PastStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = _read(path)
-        self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
+        self._drifts = [line for line in self._lines if isinstance(line, DriftedWindow)]
 
     def measured(self, key: str, gap: int) -> dict[int, MeasuredPair]:
         """Return pairs by the start of their recent window, in the order of time."""
@@ -186,13 +186,13 @@ class PastStore:
         """Return whether drift was found in any part of a period."""
         return any(drift.from_ns < until_ns and from_ns < drift.until_ns for drift in self._drifts)
 
-    def add(self, lines: Iterable[MeasuredPair | Drifted]) -> None:
+    def add(self, lines: Iterable[MeasuredPair | DriftedWindow]) -> None:
         """Append lines and drop the oldest. A failed write is reported only: the pairs are measured again later."""
         new = list(lines)
         if not new:
             return
         self._lines = [*self._lines, *new][-_KEPT:]
-        self._drifts = [line for line in self._lines if isinstance(line, Drifted)]
+        self._drifts = [line for line in self._lines if isinstance(line, DriftedWindow)]
         try:
             jsonl.rewrite(self._path, self._lines)
         except OSError as error:
@@ -262,7 +262,9 @@ def null_pairs(
     return NullPairs(gap, measured[gap], len(possible[gap]))
 
 
-def _null_windows(history: RawRows, lengths: Lengths, gap: int, until_ns: int, store: PastStore) -> Iterator[Pair]:
+def _null_windows(
+    history: RawRows, lengths: Lengths, gap: int, until_ns: int, store: PastStore
+) -> Iterator[WindowPair]:
     return (
         pair
         for pair in past_pairs(history, lengths, gap, until_ns)
@@ -291,7 +293,7 @@ def measured_in_training(
 
 
 def _measured(
-    pairs: Iterable[Pair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
+    pairs: Iterable[WindowPair], scaling: Scaling, params: DriftParams, key: str, gap: int, end: float
 ) -> list[MeasuredPair]:
     """Fit a discriminator to each pair; a pair whose fit ran out of time is skipped."""
     measured = []

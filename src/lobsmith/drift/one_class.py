@@ -102,7 +102,7 @@ class InstrumentScore(nn.Module):
         return torch.maximum(distance / levels[0], features.amax(dim=1)), features
 
 
-class ReferenceScore(nn.Module):
+class DriftScoreModel(nn.Module):
     """The score of blocks of raw rows; above 1 is an alarm.
 
     Args:
@@ -163,7 +163,7 @@ class ReferenceScore(nn.Module):
         )
 
 
-def export_score(score: ReferenceScore, destination: Path) -> None:
+def export_score(score: DriftScoreModel, destination: Path) -> None:
     """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B, 1], `contributions` [B, F]."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():

@@ -41,7 +41,7 @@ class Lengths(NamedTuple):
         return cls(round(params.reference_s * NS_PER_S), round(params.recent_s * NS_PER_S), params.minimum_rows)
 
 
-class Pair(NamedTuple):
+class WindowPair(NamedTuple):
     """Two windows of past rows."""
 
     from_ns: int
@@ -89,7 +89,7 @@ def beside(start_ns: int, recent_ns: int) -> tuple[int, int]:
     return start_ns - apart, start_ns + recent_ns + apart
 
 
-def left_out_pairs(rows: RawRows, lengths: Lengths) -> Iterator[Pair]:
+def left_out_pairs(rows: RawRows, lengths: Lengths) -> Iterator[WindowPair]:
     """Yield windows of training rows with the newest of the rest as reference, in the order of time.
 
     The reference is that of live rows, less the window and its embargo.
@@ -106,7 +106,7 @@ def left_out_pairs(rows: RawRows, lengths: Lengths) -> Iterator[Pair]:
         rest = RawRows(whole.time_ns[kept], segment[kept], whole.raw[kept])
         length = lengths.reference - (cut_until - cut_from)
         if enough(recent, lengths.recent, lengths.minimum_rows) and enough(rest, length, lengths.minimum_rows):
-            yield Pair(start, rest, recent)
+            yield WindowPair(start, rest, recent)
 
 
 def enough(rows: RawRows, length_ns: int, minimum_rows: int) -> bool:
@@ -126,7 +126,7 @@ def rounded_gap(gap_ns: int, lengths: Lengths) -> int:
     return power * 3 // 4 if windows <= power * 3 // 4 else power
 
 
-def past_pairs(history: RawRows, lengths: Lengths, gap: int, until_ns: int) -> Iterator[Pair]:
+def past_pairs(history: RawRows, lengths: Lengths, gap: int, until_ns: int) -> Iterator[WindowPair]:
     """Yield the pairs of a gap, in recent windows, that end before `until_ns`; the newest first, without overlap."""
     if not len(history):
         return
@@ -139,5 +139,5 @@ def past_pairs(history: RawRows, lengths: Lengths, gap: int, until_ns: int) -> I
         if enough(recent, lengths.recent, lengths.minimum_rows) and enough(
             reference, lengths.reference, lengths.minimum_rows
         ):
-            yield Pair(start, reference, recent)
+            yield WindowPair(start, reference, recent)
         start -= lengths.recent

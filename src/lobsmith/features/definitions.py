@@ -88,18 +88,18 @@ def _flows() -> list[Feature]:
         Feature("flow_now", "slog of e at the touch of this row / Q", "log usual sizes", _FLOW),
         Feature("flow_5", "slog of the sum of e over levels 1 to 5, decayed by tau_4, / Q", "log usual sizes", _FLOW),
     ]
-    steps = range(1, DECAYS + 1)
+    decays = range(1, DECAYS + 1)
     table += [
         Feature(f"flow_1_{d}", f"slog of the sum of e at the touch, decayed by tau_{d}, / Q", "log usual sizes", _FLOW)
-        for d in steps
+        for d in decays
     ]
     table += [
         Feature(f"trade_flow_{d}", f"slog of the sum of signed trades, decayed by tau_{d}, / Q", "log usual sizes", "-")
-        for d in steps
+        for d in decays
     ]
     table += [
         Feature(f"trade_rate_{d}", f"ln(1 + count of trades, decayed by tau_{d}, / tau_{d})", "log 1/s", "-")
-        for d in steps
+        for d in decays
     ]
     return table
 

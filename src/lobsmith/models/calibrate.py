@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from lobsmith.models.networks.outputs import BINARY, CLASSES, Calibration
+from lobsmith.models.networks.outputs import BINARY, CLASSES, CalibrationLayer
 
 _ITERATIONS = 100
 _SMALLEST_CLASS = 10
@@ -15,7 +15,7 @@ _SMALLEST_CLASS = 10
 
 
 def calibrate(
-    calibration: Calibration, outputs: Tensor, direction: Tensor, binary: Tensor, ridges: Sequence[float]
+    calibration: CalibrationLayer, outputs: Tensor, direction: Tensor, binary: Tensor, ridges: Sequence[float]
 ) -> list[str]:
     """Set a calibration's buffers by maximum likelihood, with a ridge on log scales and biases.
 

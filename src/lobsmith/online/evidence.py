@@ -5,7 +5,7 @@ import math
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from lobsmith.errors import GateError
 from lobsmith.evaluation.metrics import log_losses
@@ -182,7 +182,7 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         market: verdicts on the second's training window beside this market, before a promotion.
     """
 
-    judged: str
+    gate: str = field(name="judged")
     decision: str
     reason: str
     alarms: tuple[str, ...] = ()
@@ -225,9 +225,9 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     def as_verdict(self) -> Verdict:
         """Return the gate's verdict; its value is the e-value behind the decision."""
-        value = self.e_worse if self.judged == "rollback" else self.e_better
+        value = self.e_worse if self.gate == "rollback" else self.e_better
         return Verdict(
-            gate=self.judged,
+            gate=self.gate,
             passed=self.passed,
             value=value,
             threshold=self.threshold,
@@ -236,7 +236,7 @@ class LiveVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 def summarise(
-    judged: str,
+    gate: str,
     decision: tuple[str, str],
     *,
     first: Answers,
@@ -252,7 +252,7 @@ def summarise(
     """Combine a decision and its reason with their evidence."""
     rule = blocks.rule
     return LiveVerdict(
-        judged=judged,
+        gate=gate,
         decision=decision[0],
         reason=decision[1],
         alarms=alarms,

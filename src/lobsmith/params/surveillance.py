@@ -7,7 +7,7 @@ from msgspec import Meta
 from lobsmith.params.section import Positive, PositiveFloat, Section, Share
 
 _MAXIMUM_BUCKETS = 1_000_000
-_MINIMUM_STEPS = 3
+_MINIMUM_INTERVALS = 3
 
 
 class CrashParams(Section, frozen=True):
@@ -70,10 +70,10 @@ class AccumulationParams(Section, frozen=True):
 
     def __post_init__(self) -> None:
         """Refuse a window that is no multiple of the sample time."""
-        steps = self.window_s * 1000 / self.step_ms
-        if abs(steps - round(steps)) > 1e-6 or not _MINIMUM_STEPS <= round(steps) <= _MAXIMUM_BUCKETS:
+        intervals = self.window_s * 1000 / self.step_ms
+        if abs(intervals - round(intervals)) > 1e-6 or not _MINIMUM_INTERVALS <= round(intervals) <= _MAXIMUM_BUCKETS:
             raise ValueError(
-                f"surveillance.accumulation.window_s must be {_MINIMUM_STEPS} to {_MAXIMUM_BUCKETS} times step_ms"
+                f"surveillance.accumulation.window_s must be {_MINIMUM_INTERVALS} to {_MAXIMUM_BUCKETS} times step_ms"
             )
 
 

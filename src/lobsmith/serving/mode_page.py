@@ -37,7 +37,7 @@ def mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
     """
     host = ipv4(params.host)
     try:
-        server = _Server((host, params.modes_port), workspace)
+        server = _ModeServer((host, params.modes_port), workspace)
     except OSError as error:
         raise PortBusyError(
             f"port {params.modes_port} on {host} cannot be used: {error.strerror}; free it, or set serving.modes_port "
@@ -53,7 +53,7 @@ def mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
         server.server_close()
 
 
-class _Server(ThreadingHTTPServer):
+class _ModeServer(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     request_queue_size = 2 * _AT_ONCE
@@ -89,7 +89,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Page(BaseHTTPRequestHandler):
-    server: _Server
+    server: _ModeServer
     server_version = "lobsmith"
     sys_version = ""
 

@@ -141,16 +141,16 @@ def evaluate_model(
 
 def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[float]:
     """Return the mean attention weight of the row 0, 1, … rows old; empty where the network has none."""
-    trunk = network.trunk
-    if not isinstance(trunk, CnnLstmAttention) or len(rows) <= trunk.ring:
+    encoder = network.trunk
+    if not isinstance(encoder, CnnLstmAttention) or len(rows) <= encoder.ring:
         return []
     state, weights = network.cold_state(1), []
     with torch.inference_mode():
         for part in torch.split(torch.from_numpy(np.ascontiguousarray(rows[:_ATTENTION_ROWS])), _ATTENTION_CHUNK):
-            part_weights, state = trunk.attention_by_age(network.standardise(part.unsqueeze(0)), state)
+            part_weights, state = encoder.attention_by_age(network.standardise(part.unsqueeze(0)), state)
             weights.append(part_weights[0])
     # Weights before the ring is full are of fewer rows.
-    means: list[float] = torch.cat(weights)[trunk.ring :].mean(dim=0).tolist()
+    means: list[float] = torch.cat(weights)[encoder.ring :].mean(dim=0).tolist()
     return means
 
 

@@ -89,14 +89,14 @@ def _run(
     return evaluate_model(params, parts, held_out, trained, model, directory, protocol=protocol, on_train=on_predictor)
 
 
-def with_baselines(params: Params, rivals: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
+def with_baselines(params: Params, baselines: tuple[str, ...], seeds: tuple[int, ...]) -> Params:
     """Return the parameters with other baselines and seeds.
 
     Raises:
         TrainingError: there is no network of such a name.
     """
-    for name in rivals:
+    for name in baselines:
         architecture(name)
     return msgspec.structs.replace(
-        params, evaluation=msgspec.structs.replace(params.evaluation, rivals=rivals, seeds=seeds)
+        params, evaluation=msgspec.structs.replace(params.evaluation, rivals=baselines, seeds=seeds)
     )

@@ -58,8 +58,8 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
     Attributes:
         quality: by horizon.
         recorded: None where nothing was recorded.
-        acting: None without a guard.
-        not_learnt: see `Stream.not_trained`.
+        actions: None without a guard.
+        not_trained: see `Stream.not_trained`.
     """
 
     rows: int
@@ -69,7 +69,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
     quality: list[HorizonQuality] = msgspec.field(name="scores")
     latency_us: dict[str, float]
     recorded: RecorderSummary | None = None
-    acting: ActionSummary | None = None
+    actions: ActionSummary | None = msgspec.field(default=None, name="acting")
     not_trained: str | None = msgspec.field(default=None, name="not_learnt")
 
 
@@ -101,7 +101,7 @@ def replay(
             f"the stream's ({stream.definitions_sha256[:12]}); build the dataset with the same parameters"
         )
     rows = replayed_rows(dataset, first, limit)
-    answers = _Answers(np.full((len(rows), dataset.labels.shape[1], 3), np.nan, np.float32))
+    answers = _Collected(np.full((len(rows), dataset.labels.shape[1], 3), np.nan, np.float32))
     for begin, stop in runs(dataset, np.asarray([0, int(rows[-1])])) if len(rows) else ():
         start = max(begin, int(rows[0]))
         if start >= stop:
@@ -128,13 +128,13 @@ def replay(
             for name, q in _PERCENTILES.items()
             if answered.any()
         },
-        acting=None if stream.guard is None else answers.acting(),
+        actions=None if stream.guard is None else answers.actions(),
         not_trained=stream.not_trained,
     )
 
 
 @dataclass
-class _Answers:
+class _Collected:
     """Predictions by row; `probabilities` float32 [N, H, 3] are NaN where there is none."""
 
     probabilities: npt.NDArray[np.float32]
@@ -164,7 +164,7 @@ class _Answers:
             self.last = gated.detail
         return len(self.latencies_ns)
 
-    def acting(self) -> ActionSummary:
+    def actions(self) -> ActionSummary:
         return ActionSummary(
             acted=self.acted,
             in_full=self.in_full,

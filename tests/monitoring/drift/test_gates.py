@@ -12,7 +12,7 @@ from lobsmith.errors import GateError
 from lobsmith.features.dataset import Dataset, build_dataset
 from lobsmith.features.definitions import NAMES
 from lobsmith.market.simulator import Change, Dynamics, simulate
-from lobsmith.monitoring.drift.gates import judge_period, judge_windows, require
+from lobsmith.monitoring.drift.gates import evaluate_period, evaluate_windows, require
 from lobsmith.monitoring.log.writer import LogWriter, Source
 from lobsmith.params import Params
 from lobsmith.release.context import Release
@@ -90,7 +90,7 @@ def head(dataset: Dataset, seconds: float) -> Dataset:
 
 
 def judge(workspace: Workspace, params: Params, window: Dataset, tmp_path: Path):
-    return judge_windows(workspace, params, [window], tmp_path, sources=[Source.REPLAY])
+    return evaluate_windows(workspace, params, [window], tmp_path, sources=[Source.REPLAY])
 
 
 def test_a_window_of_one_market_is_learnt(params, calm, tmp_path):
@@ -147,7 +147,7 @@ def test_a_broken_feed_is_not_learnt(params, calm, tmp_path, columns, broken):
 def test_each_instrument_that_would_be_learnt_is_judged(params, calm, tmp_path):
     short = head(calm, 60)
     other = replace(short, instrument=structs.replace(short.instrument, symbol="OTHER"))
-    verdicts = judge_windows(Workspace(tmp_path), params, [short, other], tmp_path)
+    verdicts = evaluate_windows(Workspace(tmp_path), params, [short, other], tmp_path)
     judged = [(verdict.evidence["instrument"], verdict.gate) for verdict in verdicts]
     assert judged == [(str(window.instrument), gate) for window in (short, other) for gate in ("window drift", "feed")]
 
@@ -157,7 +157,7 @@ def test_a_shadow_period_without_rows_is_waited_for(params, calm, tmp_path):
     version = publish_with(workspace, params, head(calm, 120), slot)
     repository = Repository.of(workspace)
     manifest = read_manifest(repository.directory(slot, version), repository.trust)
-    [verdict] = judge_period(workspace, params, manifest)
+    [verdict] = evaluate_period(workspace, params, manifest)
     assert (verdict.passed, verdict.evidence["finding"]) == (False, "missing data")
 
 
@@ -172,6 +172,6 @@ def test_a_candidate_is_held_against_its_shadow_period(params, tmp_path, turn, f
     all_at_once = toy.params(
         **{name.replace(".", "__"): value for name, value in (CHANGES | {"drift.pairs_a_look": 80}).items()}
     )
-    [verdict] = judge_period(workspace, all_at_once, manifest, sources=[Source.REPLAY])
+    [verdict] = evaluate_period(workspace, all_at_once, manifest, sources=[Source.REPLAY])
     assert (verdict.gate, verdict.evidence["finding"]) == ("shadow drift", finding), verdict
     assert verdict.passed == (finding == "no drift")

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from lobsmith.cli.main import cli
 from lobsmith.errors import GateError, LeaseError, LeaseLostError, ServingError
 from lobsmith.release.context import Release
-from lobsmith.release.reconcile.actions import CrashPoint
+from lobsmith.release.reconcile.actions import ReconcilePoint
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.reconcile.requests import register_challenger
 from lobsmith.release.registry.aliases import (
@@ -254,7 +254,7 @@ def test_a_rollback_between_decision_and_promotion_is_not_undone(workspace, repo
     candidate(workspace, 0.4)
 
     def meanwhile(step: str) -> None:
-        if step == CrashPoint.FOUND:
+        if step == ReconcilePoint.FOUND:
             rollback(Release(workspace, PARAMS), "toy")
 
     with pytest.raises(LeaseLostError, match="rolled back when it was about to be promoted"):

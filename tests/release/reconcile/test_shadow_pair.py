@@ -6,7 +6,7 @@ from lobsmith.online.evidence import PROMOTE, REJECT
 from lobsmith.release.context import Release
 from lobsmith.release.reconcile.reconcile import reconcile
 from lobsmith.release.reconcile.requests import register_challenger
-from lobsmith.release.reconcile.shadow_pair import Pair, apply_decision, pair_of
+from lobsmith.release.reconcile.shadow_pair import VersionPair, apply_decision, pair_of
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, SERVING, SHADOW, alias_targets, registered, tag
 from lobsmith.release.registry.runs import RunRef
 from tests.release import toy
@@ -32,7 +32,7 @@ def test_a_verdict_moves_the_aliases_of_the_pair_that_was_judged(workspace):
     reconcile(Release(workspace, PARAMS), "toy")
     first = challenged(workspace, 0.4)
     pair = pair_of(workspace, "toy")
-    assert isinstance(pair, Pair)
+    assert isinstance(pair, VersionPair)
     tag(workspace, "toy", first.version, {SHADOW: "noted meanwhile"})
 
     # A retrain ends while the old candidate is evaluated: the new challenger keeps its alias.

@@ -63,7 +63,7 @@ def test_where_there_is_no_score_nothing_is_known_until_there_is_one() -> None:
     stream = Stream(Scores(then=[0.5, DeadlineError("late"), DeadlineError("late"), 0.5]))
     # It asks again at once, not only once the block has moved on.
     assert [stream.come(BLOCK), stream.come(4), stream.come(0), stream.come(0)] == [CALM, UNKNOWN, UNKNOWN, CALM]
-    assert (stream.watch.scores, stream.watch.failures) == (2, 2)
+    assert (stream.watch.scored_blocks, stream.watch.failures) == (2, 2)
 
 
 def test_an_alarm_outlasts_the_score_and_the_stream_but_not_the_version() -> None:

@@ -81,7 +81,7 @@ def test_every_block_of_a_replay_is_scored_at_its_row() -> None:
     with guarding(Modes(), lambda: scores, **{"client.poll_s": 60.0}) as guard:
         come(guard, 40)
         assert holds(guard) == NORMAL
-        assert guard.counts.scores == 7
+        assert guard.counts.scored_blocks == 7
     assert [len(rows) for _, rows in scores.asked] == [BLOCK] * 7
 
 

@@ -75,7 +75,7 @@ class Session:
     def _run(self, *arguments) -> None:
         try:
             self.summaries = run_live(
-                *arguments, stop=self.stop, on_second=self.seconds.append, say=self.messages.append
+                *arguments, stop=self.stop, on_second=self.seconds.append, report=self.messages.append
             )
         except Exception as error:  # noqa: BLE001 - it is raised in the test
             self.error = error

@@ -46,8 +46,8 @@ def check_runs(path: Path, precision: str) -> None:
 
 def _smoke_run(path: Path) -> None:
     model = OnnxModel(path)
-    for batch, steps in _SHAPES:
-        features = np.zeros((batch, steps, model.feature_count), np.float32)
+    for batch, rows in _SHAPES:
+        features = np.zeros((batch, rows, model.feature_count), np.float32)
         try:
             outputs = model.run(features, model.cold_state(batch))
         except Exception as error:  # ONNX Runtime's exceptions have no common base class

@@ -68,7 +68,7 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Section:
+class HorizonSection:
     """The page's figures of one horizon."""
 
     name: str
@@ -139,7 +139,7 @@ def _horizons(evaluation: Evaluation) -> list[int]:
     return sorted(horizons)
 
 
-def _section(evaluation: Evaluation, horizon: int) -> Section:
+def _section(evaluation: Evaluation, horizon: int) -> HorizonSection:
     """Gather one horizon's part of each list."""
     name = formatting.horizon(horizon)
     predictors = [metrics for metrics in evaluation.horizon_metrics if metrics.horizon_ms == horizon]
@@ -150,7 +150,7 @@ def _section(evaluation: Evaluation, horizon: int) -> Section:
     least = min(
         (metrics.log_loss.value for metrics in predictors if not math.isnan(metrics.log_loss.value)), default=None
     )
-    return Section(
+    return HorizonSection(
         name=name,
         model=next((metrics for metrics in predictors if metrics.predictor == MODEL), None),
         predictors=predictors,

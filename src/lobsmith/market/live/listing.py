@@ -6,13 +6,13 @@ import httpx
 
 from lobsmith.errors import DataError, VenueError
 from lobsmith.market.instrument import SIMULATED, Instrument
-from lobsmith.market.venues.binance.live import Endpoint
+from lobsmith.market.venues.binance.live import VenueEndpoint
 from lobsmith.market.venues.binance.reader import KNOWN
 
 _DEADLINE_S = 10.0
 
 
-def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
+def instrument_of(endpoint: VenueEndpoint, symbol: str) -> Instrument:
     """Return a symbol's instrument.
 
     Raises:
@@ -28,7 +28,7 @@ def instrument_of(endpoint: Endpoint, symbol: str) -> Instrument:
     return Instrument(venue=endpoint.venue, symbol=name, tick_size=known[0], lot_size=known[1])
 
 
-def _listed(endpoint: Endpoint, name: str) -> tuple[float, float]:
+def _listed(endpoint: VenueEndpoint, name: str) -> tuple[float, float]:
     url = endpoint.rest + endpoint.listing_path
     try:
         response = httpx.get(url, timeout=_DEADLINE_S)

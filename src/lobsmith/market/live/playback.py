@@ -40,7 +40,7 @@ _TRADE_ID = re.compile(rb'"t":(\d{1,18})(?=[,}])')
 AGAIN = msgspec.json.encode({"gap": "the recording begins again"})
 
 
-class Source(Protocol):
+class FeedSource(Protocol):
     """A feed whose times can be shifted.
 
     Attributes:
@@ -91,7 +91,7 @@ class CapturedFeed:
         self._loop = loop
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """See `Source.lines`."""
+        """See `FeedSource.lines`."""
         last_ns = 0
         while True:
             trade_shift = (self.begins_ns + self.shift_ns) // NS_PER_MS
@@ -132,7 +132,7 @@ class SimulatedFeed:
         self._changes = changes
 
     def lines(self) -> Iterator[tuple[int, bytes]]:
-        """See `Source.lines`."""
+        """See `FeedSource.lines`."""
         # Ids keep rising across markets of the same symbol.
         ids = (self.begins_ns + self.shift_ns) // NS_PER_MS
         return messages(self.instrument, (self._shifted(events, ids) for events in self._events()))
@@ -166,10 +166,10 @@ class Player:
         behind_ns: the last line's lag, in the workspace's time.
     """
 
-    def __init__(self, source: Source, sink: Sink, stop: Event, say: Callable[[str], None]) -> None:
-        """Play a feed into a sink until `stop`; `say` receives messages."""
+    def __init__(self, source: FeedSource, sink: Sink, stop: Event, report: Callable[[str], None]) -> None:
+        """Play a feed into a sink until `stop`; `report` receives messages."""
         self.behind_ns = 0
-        self._say = say
+        self._report = report
         self._source = source
         self._sink = sink
         self._stop = stop
@@ -195,7 +195,7 @@ class Player:
             if shift:
                 lag_ns = _whole_ms(self.behind_ns)
                 self._source.shift_ns += lag_ns
-                self._say(
+                self._report(
                     f"{self._source.instrument}: {lag_ns / NS_PER_S:,.0f} s late at speed {clock.speed():g}; "
                     "what is left of the feed moves to the time of now, play it more slowly"
                 )

@@ -20,7 +20,7 @@ from websockets.exceptions import WebSocketException
 from lobsmith import clock
 from lobsmith.errors import DataError
 from lobsmith.market.live.files import RawFiles
-from lobsmith.market.venues.binance.live import Endpoint, difference, snapshot_id, stream_of
+from lobsmith.market.venues.binance.live import VenueEndpoint, difference, snapshot_id, stream_of
 
 _LOSSES = {"gaierror": "its name cannot be resolved", "stale": "silent", "ConnectionRefusedError": "nothing listens"}
 
@@ -86,18 +86,18 @@ class WebSocketFeed:
         limits: timeouts.
         now: local time, ns since 1970 UTC.
         draw: uniform random numbers, for the jitter.
-        say: receives messages on connection changes and abandoned symbols.
+        report: receives messages on connection changes and abandoned symbols.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: VenueEndpoint,
         symbols: Sequence[str],
         files: Sink,
         limits: CaptureLimits | None = None,
         now: Callable[[], int] = clock.now_ns,
         draw: Callable[[], float] = random.random,
-        say: Callable[[str], None] = lambda _line: None,
+        report: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.summary = Summary()
         self._endpoint = endpoint
@@ -106,7 +106,7 @@ class WebSocketFeed:
         self._limits = limits or CaptureLimits()
         self._now = now
         self._draw = draw
-        self._say = say
+        self._report = report
         self._last_report = ""
         self._stop = asyncio.Event()
         self._socket: ClientConnection | None = None
@@ -149,7 +149,7 @@ class WebSocketFeed:
                 attempts += 1
                 self.summary.reconnects += 1
                 self.summary.last_loss = reason
-                self._report(f"{self.address}: {_LOSSES.get(reason, reason)}; connecting again")
+                self._report_once(f"{self.address}: {_LOSSES.get(reason, reason)}; connecting again")
                 for symbol in self._symbols.values():
                     self._mark_loss(symbol, reason)
                 ceiling = min(self._limits.backoff_s * 2.0 ** min(attempts, 20), self._limits.backoff_maximum_s)
@@ -157,10 +157,10 @@ class WebSocketFeed:
             await self._cancel_tasks()
         return self.summary
 
-    def _report(self, line: str) -> None:
+    def _report_once(self, line: str) -> None:
         if line != self._last_report:
             self._last_report = line
-            self._say(line)
+            self._report(line)
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -194,7 +194,7 @@ class WebSocketFeed:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.lifetime_s
         self._socket = socket
-        self._report(f"connected to {self.address}")
+        self._report_once(f"connected to {self.address}")
         try:
             async with asyncio.timeout(self._limits.stale_s) as silence:
                 while loop.time() < end and not self._stop.is_set():
@@ -286,7 +286,7 @@ class WebSocketFeed:
 
     def _abandon(self, symbol: _Symbol, reason: str) -> None:
         self.summary.failed[symbol.name] = reason
-        self._say(f"{symbol.name}: {reason}")
+        self._report(f"{symbol.name}: {reason}")
         del self._symbols[symbol.name]
         if not self._symbols:
             self.stop()

@@ -273,12 +273,12 @@ def total_rate(s, d):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def drift(s, d, step):  # type: ignore[no-untyped-def]
-    """Advance the latent state by `step` seconds."""
-    keep = np.exp(-step / d.direction_s)
+def drift(s, d, elapsed_s):  # type: ignore[no-untyped-def]
+    """Advance the latent state by `elapsed_s` seconds."""
+    keep = np.exp(-elapsed_s / d.direction_s)
     normal = np.sqrt(-2.0 * np.log(uniform(s))) * np.cos(2.0 * np.pi * uniform(s))
     s.direction = keep * s.direction + np.sqrt(1.0 - keep * keep) * normal
-    fade = np.exp(-step / d.excitement_s)
+    fade = np.exp(-elapsed_s / d.excitement_s)
     s.excited[0] *= fade
     s.excited[1] *= fade
     if s.now >= s.regime_until:

@@ -11,7 +11,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor, nn
 
-from lobsmith.models.networks.outputs import COLUMNS, Calibration
+from lobsmith.models.networks.outputs import COLUMNS, CalibrationLayer
 from lobsmith.params import ModelParams
 
 LARGEST_INPUT = 8.0
@@ -61,7 +61,7 @@ class Network(nn.Module):
         width: int = self.trunk.width  # type: ignore[assignment]
         self.readout = nn.Linear(width, horizons * COLUMNS) if width else None
         self.linear = nn.Linear(features, horizons * COLUMNS) if linear else None
-        self.calibration = Calibration(horizons)
+        self.calibration = CalibrationLayer(horizons)
         for layer in (self.readout, self.linear):
             if layer is not None:
                 nn.init.zeros_(layer.weight)

@@ -25,7 +25,7 @@ OUTLOOKS = ("significant", "bid_withdrawal", "ask_withdrawal", "move_bps", "vola
 MOVE, VOLATILITY = CLASSES + BINARY, CLASSES + BINARY + 1
 
 
-class Calibration(nn.Module):
+class CalibrationLayer(nn.Module):
     """Maps outputs [B, T, H, 8] to predictions; its buffers are not trained."""
 
     direction_scale: Tensor

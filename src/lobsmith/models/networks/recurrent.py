@@ -80,12 +80,12 @@ class CnnLstmAttention(nn.Module):
     def attention_by_age(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return each row's attention to rows of age 0, 1, ... K - 1, [B, T, K], and the next state."""
         _, weights, _, next_state = self._step(features, state)
-        steps = features.shape[1]
-        position = torch.arange(steps).unsqueeze(1) + self.ring - torch.arange(self.ring).unsqueeze(0)
+        length = features.shape[1]
+        position = torch.arange(length).unsqueeze(1) + self.ring - torch.arange(self.ring).unsqueeze(0)
         return torch.gather(weights, 2, position.expand(features.shape[0], -1, -1)), next_state
 
     def _step(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch, steps = features.shape[0], features.shape[1]
+        batch, length = features.shape[0], features.shape[1]
         memory, ring = 2 * self.layers * self.hidden, self.ring * self.attention
         packed, old_keys, old_values, count = torch.split(state, [memory, ring, ring, 1], dim=1)
         embedded = self.convolutions(features.transpose(1, 2)).transpose(1, 2)
@@ -98,7 +98,7 @@ class CnnLstmAttention(nn.Module):
                 pack(hidden, cell),
                 keys[:, -self.ring :].reshape(batch, ring),
                 values[:, -self.ring :].reshape(batch, ring),
-                torch.clamp(count + steps, max=self.ring),
+                torch.clamp(count + length, max=self.ring),
             ],
             dim=1,
         )
@@ -106,9 +106,9 @@ class CnnLstmAttention(nn.Module):
 
     def _weights(self, query: Tensor, keys: Tensor, count: Tensor) -> Tensor:
         """Return row i's attention to positions i < j <= i + K of the K old and T new rows."""
-        steps = query.shape[1]
-        i = torch.arange(steps, device=query.device).unsqueeze(1)
-        j = torch.arange(steps + self.ring, device=query.device).unsqueeze(0)
+        length = query.shape[1]
+        i = torch.arange(length, device=query.device).unsqueeze(1)
+        j = torch.arange(length + self.ring, device=query.device).unsqueeze(0)
         age = i + self.ring - j
         in_band = (age >= 0) & (age < self.ring)
         valid = (j >= self.ring - count).unsqueeze(1)

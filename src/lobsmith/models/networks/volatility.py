@@ -211,15 +211,15 @@ class Volatility(nn.Module):
         """
         sums = torch.cat([start.unsqueeze(1), news], dim=1)
         kept = nn.functional.pad(kept, (0, 0, 1, 0))
-        steps = news.shape[1]
+        length = news.shape[1]
         exported = torch.onnx.is_in_onnx_export()
-        for doubling in range(DOUBLINGS if exported else int(steps).bit_length()):
+        for doubling in range(DOUBLINGS if exported else int(length).bit_length()):
             back = (0, 0, 2**doubling, 0)
-            sums = sums + kept * nn.functional.pad(sums, back)[:, : steps + 1]
-            kept = kept * nn.functional.pad(kept, back)[:, : steps + 1]
+            sums = sums + kept * nn.functional.pad(sums, back)[:, : length + 1]
+            kept = kept * nn.functional.pad(kept, back)[:, : length + 1]
         sums = sums[:, 1:]
         if exported:  # more rows than the doublings reach make shapes that do not fit, not a wrong sum
-            sums = sums + self.reach[:steps].unsqueeze(1)
+            sums = sums + self.reach[:length].unsqueeze(1)
         return sums
 
     def _layered(self, state: Tensor) -> Tensor:
@@ -233,12 +233,12 @@ class Volatility(nn.Module):
 
     def _garch_terms(self, elapsed: Tensor) -> tuple[Tensor, Tensor]:
         """Return a row's effect on the rate: g, 1/s, times its squared return, and V (…), bps²/s."""
-        step = torch.clamp(elapsed, min=_LEAST_STEP_S)
+        elapsed_s = torch.clamp(elapsed, min=_LEAST_STEP_S)
         long_run, rho, eta = self.garch[0], self.garch[1], self.garch[2]
-        reverted, pushed, kept = _rise(rho * step), _rise(eta * step), torch.exp(-rho * step)
+        reverted, pushed, kept = _rise(rho * elapsed_s), _rise(eta * elapsed_s), torch.exp(-rho * elapsed_s)
         gain = rho * kept * pushed / reverted
         # 1 − exp(−(ρ + η) d) − g d without cancellation.
-        x = rho * step
+        x = rho * elapsed_s
         small = x * (1 / 2 - x * (1 / 12 - x * x / 720))
         short = torch.where(x < _SMALL, small, 1 - x * kept / reverted)
         drift = pushed * short + (1 - pushed) * reverted

@@ -73,12 +73,12 @@ class BookWindows(nn.Module):
             Windows float32 [B, T, W, 40], oldest row first: prices in units of `price_scale`, sizes unchanged, missing
             rows 0; and the next state.
         """
-        batch, steps, past = features.shape[0], features.shape[1], self.window - 1
+        batch, length, past = features.shape[0], features.shape[1], self.window - 1
         rows, next_state = self._append(features, state)
         count = state[:, past * ROW :]
-        position = torch.arange(steps, device=features.device).unsqueeze(1)
+        position = torch.arange(length, device=features.device).unsqueeze(1)
         position = position + torch.arange(self.window, device=features.device).unsqueeze(0)
-        windows = rows.index_select(1, position.reshape(-1)).reshape(batch, steps, self.window, ROW)
+        windows = rows.index_select(1, position.reshape(-1)).reshape(batch, length, self.window, ROW)
         book, returns = torch.split(windows, [BOOK, 1], dim=3)
         later = torch.cumsum(torch.flip(returns[:, :, 1:], [2]), dim=2)
         path = nn.functional.pad(torch.flip(later, [2]), (0, 0, 0, 1))
@@ -92,11 +92,11 @@ class BookWindows(nn.Module):
 
     def _append(self, features: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Return the ring followed by T rows, float32 [B, W - 1 + T, 41], and the next state."""
-        batch, steps, past = features.shape[0], features.shape[1], self.window - 1
+        batch, length, past = features.shape[0], features.shape[1], self.window - 1
         ring, count = torch.split(state, [past * ROW, 1], dim=1)
         rows = torch.cat([ring.reshape(batch, past, ROW), self._rows(features)], dim=1)
         newest = rows[:, -past:].reshape(batch, past * ROW)
-        return rows, torch.cat([newest, torch.clamp(count + steps, max=past)], dim=1)
+        return rows, torch.cat([newest, torch.clamp(count + length, max=past)], dim=1)
 
     def _rows(self, features: Tensor) -> Tensor:
         """Pick the columns and undo the scaling of prices and returns: float32 [B, T, 41]."""

@@ -33,7 +33,7 @@ _PATIENCE = 6
 """Factor of a check's time limit for a gate: with too few past pairs it would refuse nothing."""
 
 
-def judge_windows(
+def evaluate_windows(
     workspace: Workspace, params: Params, windows: Iterable[Dataset], directory: Path, *, sources: Sources = LIVE
 ) -> tuple[Verdict, ...]:
     """Judge training windows before training, two verdicts for each instrument.
@@ -86,7 +86,7 @@ def _judge_window(
     return _named(WINDOW, instrument, drift_verdict), _feed(workspace, params, active, instrument, newest)
 
 
-def judge_period(
+def evaluate_period(
     workspace: Workspace, params: Params, candidate: Manifest, *, sources: Sources = LIVE
 ) -> tuple[Verdict, ...]:
     """Judge a candidate's training window beside the newest rows of its shadow period, a verdict for each instrument.

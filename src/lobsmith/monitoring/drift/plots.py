@@ -99,20 +99,22 @@ def plot_history(check: DriftCheck, earlier: Sequence[PastCheck], changes: Seque
 
 def plot_losses(losses: Sequence[Sequence[VersionAccuracy]]) -> Markup:
     """Draw each version's log-loss at the first horizon over time; bins without a known outcome are gaps."""
-    drawn = [scores for scores in losses if any(_loss(score) is not None for score in scores)]
+    drawn = [bins for bins in losses if any(_loss(accuracy) is not None for accuracy in bins)]
     if not drawn:
         return _NOTHING
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, scores in enumerate(drawn):
-            known = [score for score in scores if score.from_ns is not None]
-            times = [_time(score.from_ns) for score in known if score.from_ns is not None]
-            values = [_or_nan(_loss(score)) for score in known]
-            label = f"{scores[0].model} {scores[0].version}"
+        for place, bins in enumerate(drawn):
+            known = [accuracy for accuracy in bins if accuracy.from_ns is not None]
+            times = [_time(accuracy.from_ns) for accuracy in known if accuracy.from_ns is not None]
+            values = [_or_nan(_loss(accuracy)) for accuracy in known]
+            label = f"{bins[0].model} {bins[0].version}"
             axes.plot(times, values, color=(ACCENT, DOWN)[place % 2], marker=".", label=label)
             if place == 0:
-                base = [_or_nan(score.horizons[0].base_log_loss if score.horizons else None) for score in known]
+                base = [
+                    _or_nan(accuracy.horizons[0].base_log_loss if accuracy.horizons else None) for accuracy in known
+                ]
                 axes.plot(times, base, color=MUTED, linestyle="--", linewidth=0.9, label="base rate")
         axes.set(ylabel=f"log-loss at {horizon(drawn[0][0].horizons[0].horizon_ms)}, nats")
         _time_axis(axes)

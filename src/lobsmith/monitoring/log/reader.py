@@ -26,7 +26,7 @@ Version = tuple[str, int]
 Int64 = npt.NDArray[np.int64]
 
 
-class Stream(NamedTuple):
+class LoggedStream(NamedTuple):
     """Requests to one version in one role: rows put to it, and times of the first and last request, UTC."""
 
     model: str
@@ -56,13 +56,13 @@ class PredictionLog:
         """Open the log of a production model, which its candidate and its fallback share."""
         return cls(log_path(workspace, model))
 
-    def streams(self, since_ns: int = EVER, until_ns: int = NEVER) -> list[Stream]:
+    def streams(self, since_ns: int = EVER, until_ns: int = NEVER) -> list[LoggedStream]:
         """Return each version and role asked from `since_ns` to before `until_ns`, the last asked first."""
         # CROSS JOIN, here and below: a range of each stream is read, never the whole table.
         query = """SELECT model, version, role, count(*), min(asked_ns), max(asked_ns)
             FROM streams CROSS JOIN predictions ON stream = id WHERE asked_ns >= ? AND asked_ns < ?
             GROUP BY model, version, role ORDER BY max(asked_ns) DESC, model, version, role"""
-        return [Stream(*row) for row in self._rows(query, (since_ns, until_ns))]
+        return [LoggedStream(*row) for row in self._rows(query, (since_ns, until_ns))]
 
     def sessions(self) -> list[dict[str, Any]]:
         """Return every session, the newest first: `session`, `source`, `instrument`, `started_ns`."""

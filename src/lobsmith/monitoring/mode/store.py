@@ -48,7 +48,7 @@ def apply(
     workspace: Workspace,
     params: Params,
     check: DriftCheck,
-    win_rates: HitRates | None,
+    hit_rates: HitRates | None,
     actor: str,
     *,
     now_ns: int | None = None,
@@ -59,7 +59,7 @@ def apply(
     Where `retrain` is set the caller starts one, and calls `forget_retrain` if that failed.
 
     Args:
-        win_rates: hit rates of the checked version; None keeps those before.
+        hit_rates: hit rates of the checked version; None keeps those before.
         actor: a flow or a user, for the journal.
         now_ns: UTC; None takes the clock.
         state: after the check.
@@ -75,8 +75,8 @@ def apply(
         retrain = asks_retrain(before, after, params.modes, now)
         if retrain:
             after = replace(after, retrain_asked_ns=now)
-        if win_rates is not None:
-            after = replace(after, win_rates=win_rates)
+        if hit_rates is not None:
+            after = replace(after, win_rates=hit_rates)
         if state is not None:
             after = replace(after, state=state)
         return ModeUpdate(before, _publish(workspace, after, _changed(before, after, actor, now)), retrain)

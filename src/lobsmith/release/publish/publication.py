@@ -167,7 +167,7 @@ class Publication(ABC):
             manifest = read_manifest(directory, repository.trust)
             writer.reached(CrashPoint.PROVEN)
             listed = kept(repository, self.release.params, self.model, manifest)
-            place(writer, staging, manifest, self.config(listed), entry)
+            commit(writer, staging, manifest, self.config(listed), entry)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return manifest
@@ -229,7 +229,7 @@ def check_model(repository: Repository, model: str, contract: WireContract, back
         )
 
 
-def place(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
+def commit(writer: Writer, staging: Path, manifest: Manifest, config: str, entry: Entry) -> None:
     """Move a valid version from staging into the repository, list it, have it served and journal it; or undo all.
 
     Raises:

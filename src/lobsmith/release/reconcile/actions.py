@@ -40,7 +40,7 @@ from lobsmith.verdict import Verdict
 _Kind = TypeVar("_Kind")
 
 
-class CrashPoint(StrEnum):
+class ReconcilePoint(StrEnum):
     """A phase of an action that is complete."""
 
     DECIDED = "decided"
@@ -83,7 +83,7 @@ class Work:
     actions: list[str] = field(default_factory=list)
     tried: set[tuple[str, int]] = field(default_factory=set)
 
-    def reached(self, point: CrashPoint) -> None:
+    def reached(self, point: ReconcilePoint) -> None:
         """Report a crash point."""
         if self.release.note is not None:
             self.release.note(point.value)
@@ -102,7 +102,7 @@ def perform(work: Work, action: Action) -> None:
         case PromoteChallenger(challenger):
             reason = "nothing serves that it could be compared with, and its gates have passed"
             aliases.request(work.release.workspace, work.model, CHAMPION, challenger.version, reason)
-            work.reached(CrashPoint.CHALLENGER_PROMOTED)
+            work.reached(ReconcilePoint.CHALLENGER_PROMOTED)
             work.actions.append(f"registry:{challenger.version} is {CHAMPION}: {reason}")
         case DeployCandidate(challenger):
             _attempt(work, CHALLENGER, challenger, lambda: _deploy_candidate(work, challenger))
@@ -114,7 +114,7 @@ def perform(work: Work, action: Action) -> None:
             _acknowledge_rollback(work, artifacts)
         case DropChallenger(challenger):
             aliases.delete_alias(work.release.workspace, work.model, CHALLENGER)
-            work.reached(CrashPoint.DROPPED)
+            work.reached(ReconcilePoint.DROPPED)
             work.actions.append(f"registry:{challenger.version} is in production and no challenger any more")
         case Tag(champion, active):
             _tag(work, champion, active)
@@ -142,11 +142,11 @@ def _attempt(work: Work, alias: str, requested: Registered, act: Callable[[], st
         )
         if not journaled and (previous is None or previous.reason != reason):
             _journal(work, name, journal.REFUSED, requested.artifact_id, f"registry:{requested.version}: {reason}")
-        work.reached(CrashPoint.JOURNALED)
+        work.reached(ReconcilePoint.JOURNALED)
         refusal = msgspec.json.encode(Refusal(clock.now_ns(), reason)).decode()
         tags = {aliases.REFUSED: refusal, aliases.SERVING: f"refused: {reason}"}
         aliases.tag(work.release.workspace, work.model, requested.version, tags)
-        work.reached(CrashPoint.REFUSED)
+        work.reached(ReconcilePoint.REFUSED)
 
 
 def _tag_artifact(work: Work, requested: Registered) -> None:
@@ -163,7 +163,7 @@ def _promote(work: Work, champion: Registered) -> str:
     if verdict is not None and not verdict.passed and not _undecided(verdict):
         reason += f"; against the verdict {verdict}"
     with source_of(work.release.workspace, work.model, champion) as source:
-        work.reached(CrashPoint.FOUND)
+        work.reached(ReconcilePoint.FOUND)
         work.promoted = promote(
             work.release,
             source,
@@ -172,7 +172,7 @@ def _promote(work: Work, champion: Registered) -> str:
             verdicts=(verdict,) if verdict is not None and verdict.passed else (),
             confirm=lambda: _confirm(work, champion),
         )
-    work.reached(CrashPoint.PROMOTED)
+    work.reached(ReconcilePoint.PROMOTED)
     return f"promoted registry:{champion.version} as {work.model} {work.promoted.version}"
 
 
@@ -191,9 +191,9 @@ def _confirm(work: Work, champion: Registered) -> None:
 
 def _deploy_candidate(work: Work, challenger: Registered) -> str:
     with source_of(work.release.workspace, work.model, challenger) as source:
-        work.reached(CrashPoint.FOUND)
+        work.reached(ReconcilePoint.FOUND)
         manifest = deploy_candidate(work.release, source, model=work.model, reason=_reason(CHALLENGER, challenger))
-    work.reached(CrashPoint.CANDIDATE_DEPLOYED)
+    work.reached(ReconcilePoint.CANDIDATE_DEPLOYED)
     return f"published registry:{challenger.version} as {manifest.model} {manifest.version}"
 
 
@@ -207,7 +207,7 @@ def _undeploy_candidate(work: Work, candidate: Present) -> None:
         reason=f"no registered version is {CHALLENGER}",
         verdicts=tuple(verdicts[-1:]),
     )
-    work.reached(CrashPoint.CANDIDATE_UNDEPLOYED)
+    work.reached(ReconcilePoint.CANDIDATE_UNDEPLOYED)
     work.actions.append(f"undeployed {candidate_model(work.model)} {candidate.version}")
 
 
@@ -215,7 +215,7 @@ def _revert_alias(work: Work, champion: Registered, active: Present | None) -> N
     """Point the alias at what serves; delete it where that is not registered."""
     tags = {aliases.SERVING: "rolled back"}
     aliases.tag(work.release.workspace, work.model, champion.version, tags)
-    work.reached(CrashPoint.ROLLBACK_TAGGED)
+    work.reached(ReconcilePoint.ROLLBACK_TAGGED)
     serving: list[Registered] = []
     if active is not None:
         holding = {aliases.ARTIFACT_ID: active.artifact_id}
@@ -230,7 +230,7 @@ def _revert_alias(work: Work, champion: Registered, active: Present | None) -> N
     else:
         aliases.delete_alias(work.release.workspace, work.model, CHAMPION)
         target = "nothing"
-    work.reached(CrashPoint.ALIAS_REVERTED)
+    work.reached(ReconcilePoint.ALIAS_REVERTED)
     work.actions.append(f"{CHAMPION} moved from registry:{champion.version}, which was rolled back, to {target}")
 
 
@@ -238,7 +238,7 @@ def _acknowledge_rollback(work: Work, artifacts: frozenset[str]) -> None:
     short = ", ".join(sorted(artifact[:12] for artifact in artifacts))
     reason = f"{CHAMPION} no longer requests what was rolled back ({short}); it may be requested again"
     _journal(work, work.model, journal.ROLLBACK_ACKNOWLEDGED, None, reason)
-    work.reached(CrashPoint.ROLLBACK_ACKNOWLEDGED)
+    work.reached(ReconcilePoint.ROLLBACK_ACKNOWLEDGED)
     work.actions.append("the rollback is complete")
 
 
@@ -249,7 +249,7 @@ def _tag(work: Work, champion: Registered, active: Present) -> None:
     }
     aliases.untag(work.release.workspace, work.model, champion, aliases.REQUEST, aliases.REFUSED)
     aliases.tag(work.release.workspace, work.model, champion.version, tags)
-    work.reached(CrashPoint.TAGGED)
+    work.reached(ReconcilePoint.TAGGED)
 
 
 def _journal(work: Work, model: str, action: str, artifact_id: str | None, reason: str) -> None:

@@ -27,7 +27,7 @@ class Situation:
     Attributes:
         active: the active production version.
         candidate: the active version of the candidate deployment.
-        wanted: the targets of the aliases.
+        targets: those of the aliases.
         taken_back: artifacts that were rolled back while the alias requested them, by the journal.
         refused: requests refused lately, as alias and registered version.
     """

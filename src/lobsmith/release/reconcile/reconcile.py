@@ -13,7 +13,7 @@ from lobsmith.errors import RegistryError
 from lobsmith.lease import hold_lease
 from lobsmith.release.context import Release
 from lobsmith.release.publish.score import catch_up
-from lobsmith.release.reconcile.actions import CrashPoint, Work, perform, refusal_of
+from lobsmith.release.reconcile.actions import ReconcilePoint, Work, perform, refusal_of
 from lobsmith.release.reconcile.plan import Present, Situation, next_action, taken_back
 from lobsmith.release.registry import aliases
 from lobsmith.release.registry.aliases import CHALLENGER, CHAMPION, AliasTargets, Registered
@@ -96,7 +96,7 @@ def reconcile(release: Release, model: str, *, retry: bool = False) -> Reconcile
                     pass
                 targets = aliases.alias_targets(workspace, model)
                 action = next_action(_situation(work, targets))
-                work.reached(CrashPoint.DECIDED)
+                work.reached(ReconcilePoint.DECIDED)
                 if action is None:
                     break
                 perform(work, action)

@@ -23,23 +23,28 @@ from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
 
 
-class Pair(Struct, frozen=True):
+class VersionPair(Struct, frozen=True):
     """The active version, the candidate, and the candidate's registered version."""
 
     active: Manifest
     candidate: Manifest
     challenger: Registered
 
-    def has_same_versions(self, other: "Pair | str") -> bool:
+    def has_same_versions(self, other: "VersionPair | str") -> bool:
         """Return whether `other` is a pair of the same versions, whatever their tags."""
-        return isinstance(other, Pair) and (self.active.version, self.candidate.version, self.challenger.version) == (
-            other.active.version,
-            other.candidate.version,
-            other.challenger.version,
+        if not isinstance(other, VersionPair):
+            return False
+        return all(
+            mine.version == its.version
+            for mine, its in (
+                (self.active, other.active),
+                (self.candidate, other.candidate),
+                (self.challenger, other.challenger),
+            )
         )
 
 
-def pair_of(workspace: Workspace, model: str) -> Pair | str:
+def pair_of(workspace: Workspace, model: str) -> VersionPair | str:
     """Return the pair to be compared, or why there is none.
 
     Raises:
@@ -64,10 +69,10 @@ def pair_of(workspace: Workspace, model: str) -> Pair | str:
     # Another promotion is requested, or was rolled back: a verdict must not overrule that.
     if champion is not None and champion.artifact_id != serving.artifact_id and REFUSED not in champion.tags:
         return "the champion is not what serves; reconcile first"
-    return Pair(serving, manifest, targets.challenger)
+    return VersionPair(serving, manifest, targets.challenger)
 
 
-def apply_decision(workspace: Workspace, params: Params, model: str, pair: Pair, verdict: LiveVerdict) -> bool:
+def apply_decision(workspace: Workspace, params: Params, model: str, pair: VersionPair, verdict: LiveVerdict) -> bool:
     """Move the aliases by a verdict; return False, without a move, where the pair has changed.
 
     Raises:
@@ -82,7 +87,7 @@ def apply_decision(workspace: Workspace, params: Params, model: str, pair: Pair,
         return unchanged
 
 
-def promote_on_gates(workspace: Workspace, params: Params, model: str, pair: Pair, why: str) -> bool:
+def promote_on_gates(workspace: Workspace, params: Params, model: str, pair: VersionPair, why: str) -> bool:
     """Make the challenger the champion without a verdict; return False where the pair has changed.
 
     Raises:
@@ -96,7 +101,7 @@ def promote_on_gates(workspace: Workspace, params: Params, model: str, pair: Pai
 
 
 @contextmanager
-def _hold_pair(workspace: Workspace, params: Params, model: str, pair: Pair) -> Iterator[bool]:
+def _hold_pair(workspace: Workspace, params: Params, model: str, pair: VersionPair) -> Iterator[bool]:
     """Yield whether a pair is unchanged; meanwhile no other process reconciles or registers a challenger."""
     limits = params.reconcile
     purpose = f"act on a candidate of {model}"

@@ -121,7 +121,7 @@ class ScoreWatch:
 
     Attributes:
         tried_at: rows at the last request, None before the first.
-        scores: blocks scored.
+        scored_blocks: number of blocks scored.
         failures: failed requests.
     """
 
@@ -135,7 +135,7 @@ class ScoreWatch:
         self._scored = False
         self.tried_at: int | None = None
         self._detail = ""
-        self.scores = 0
+        self.scored_blocks = 0
         self.failures = 0
 
     def measure(self, transport: Transport, version: int | None, block: RawBlock) -> LocalReading:
@@ -169,7 +169,7 @@ class ScoreWatch:
             self.failures += 1
             self._detail = f"no score: {error}"
             return False
-        self.scores += 1
+        self.scored_blocks += 1
         # A NaN score of finite rows is far outside of the reference.
         value = score.score if np.isfinite(score.contributions).all() else math.nan
         self._hysteresis.push(value)

@@ -50,7 +50,7 @@ class GuardCounts:
     """Health checks, scored blocks, failed scores, unexpected errors, thread restarts."""
 
     checks: int = 0
-    scores: int = 0
+    scored_blocks: int = 0
     score_failures: int = 0
     faults: int = 0
     restarts: int = 0
@@ -104,7 +104,7 @@ class Guard:
     @property
     def counts(self) -> GuardCounts:
         """Counts so far."""
-        self._counts.scores, self._counts.score_failures = self._scores.scores, self._scores.failures
+        self._counts.scored_blocks, self._counts.score_failures = self._scores.scored_blocks, self._scores.failures
         return self._counts
 
     def observe(self, raw: Float32, time_ns: int, version: int | None) -> bool:

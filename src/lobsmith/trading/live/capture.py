@@ -29,21 +29,23 @@ class Capture:
         ended: the disk has failed.
     """
 
-    def __init__(self, folder: Path, prefixes: Mapping[str, str], params: Params, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, prefixes: Mapping[str, str], params: Params, report: Callable[[str], None]
+    ) -> None:
         """Cut torn files of an earlier session and begin new ones.
 
         Args:
             folder: of the files.
             prefixes: the market's short name by symbol, lower case.
             params: `live` and `window`.
-            say: called with a line for people.
+            report: called with a line for people.
 
         Raises:
             DataError: the folder cannot be written, or another session captures one of the symbols.
         """
         self.ended = False
         self._folder = folder
-        self._say = say
+        self._report = report
         self._prefixes = dict(prefixes)
         self._locks: list[int] = []
         self._files: dict[str, RawFiles] = {}
@@ -62,7 +64,7 @@ class Capture:
             captures = captured(folder)
             for stream in {f"{prefix}-{symbol}" for symbol, prefix in prefixes.items()} & captures.keys():
                 for path, cut_bytes in _cut_torn([captures[stream][-1].path]).items():
-                    say(f"{path}: cut {cut_bytes:,} bytes of an unfinished line of a killed session")
+                    report(f"{path}: cut {cut_bytes:,} bytes of an unfinished line of a killed session")
             for prefix in {*prefixes.values()}:
                 self._files[prefix] = RawFiles(
                     folder,
@@ -88,7 +90,7 @@ class Capture:
             return self._files[self._prefixes[symbol]].put(symbol, local, text)
         except DataError as error:
             self.ended = True
-            self._say(f"{error}; predictions go on without it")
+            self._report(f"{error}; predictions go on without it")
             return True
 
     def restate(self, symbol: str, feed: LiveFeed) -> None:
@@ -114,10 +116,10 @@ class Capture:
         try:
             deleted = prune(self._folder, self._retention, clock.now_ns())
         except OSError as error:
-            self._say(f"{self._folder}: old captures cannot be deleted: {error.strerror}")
+            self._report(f"{self._folder}: old captures cannot be deleted: {error.strerror}")
             return
         for path in deleted:
-            self._say(f"{path}: deleted, past live.keep_days or live.keep_gib")
+            self._report(f"{path}: deleted, past live.keep_days or live.keep_gib")
 
     def close(self) -> None:
         """Write the rest; cut files that a failed disk left torn."""

@@ -10,7 +10,7 @@ from lobsmith.errors import DataError
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.live.playback import CapturedFeed, Player, SimulatedFeed, move_to_now
 from lobsmith.market.live.websocket import CaptureLimits, Sink, WebSocketFeed
-from lobsmith.market.venues.binance.live import Endpoint
+from lobsmith.market.venues.binance.live import VenueEndpoint
 
 
 class Feed(Protocol):
@@ -28,7 +28,7 @@ class Feed(Protocol):
     backpressure: bool
     error: Exception | None
 
-    def start(self, sink: Sink, say: Callable[[str], None]) -> None:
+    def start(self, sink: Sink, report: Callable[[str], None]) -> None:
         """Start."""
 
     def resync(self, symbol: str) -> None:
@@ -50,7 +50,7 @@ class VenueFeed:
 
     backpressure: bool = False
 
-    def __init__(self, endpoint: Endpoint, instruments: Sequence[Instrument], limits: CaptureLimits) -> None:
+    def __init__(self, endpoint: VenueEndpoint, instruments: Sequence[Instrument], limits: CaptureLimits) -> None:
         """Prepare; nothing is opened yet."""
         self.instruments = {instrument.symbol.lower(): instrument for instrument in instruments}
         self.prefixes = dict.fromkeys(self.instruments, endpoint.prefix)
@@ -61,9 +61,9 @@ class VenueFeed:
         self._feed: WebSocketFeed | None = None
         self._thread = Thread(target=self._run, name="venue", daemon=True)
 
-    def start(self, sink: Sink, say: Callable[[str], None]) -> None:
+    def start(self, sink: Sink, report: Callable[[str], None]) -> None:
         """See `Feed.start`."""
-        self._feed = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, say=say)
+        self._feed = WebSocketFeed(self._endpoint, list(self.instruments), sink, self._limits, report=report)
         self._thread.start()
 
     def resync(self, symbol: str) -> None:
@@ -131,13 +131,13 @@ class PlayedFeed:
         self._players: dict[str, Player] = {}
         self._threads: list[Thread] = []
 
-    def start(self, sink: Sink, say: Callable[[str], None]) -> None:
+    def start(self, sink: Sink, report: Callable[[str], None]) -> None:
         """See `Feed.start`."""
         move_to_now(self._sources)
         for source in self._sources:
-            player = Player(source, sink, self._stopped, say)
+            player = Player(source, sink, self._stopped, report)
             self._players[source.instrument.symbol.lower()] = player
-            arguments = player, source.instrument, say
+            arguments = player, source.instrument, report
             self._threads.append(Thread(target=self._play, args=arguments, name="player", daemon=True))
         for thread in self._threads:
             thread.start()
@@ -160,10 +160,10 @@ class PlayedFeed:
         for thread in self._threads:
             thread.join()
 
-    def _play(self, player: Player, instrument: Instrument, say: Callable[[str], None]) -> None:
+    def _play(self, player: Player, instrument: Instrument, report: Callable[[str], None]) -> None:
         try:
             player.run()
         except Exception as error:  # noqa: BLE001 - raised in the session's thread
             self.error = error
             # Others may play on for hours.
-            say(f"{instrument}: its feed has ended: {error}")
+            report(f"{instrument}: its feed has ended: {error}")

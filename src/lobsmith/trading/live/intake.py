@@ -27,7 +27,7 @@ class Intake:
         capture: Capture | None,
         *,
         backpressure: bool,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         resync: Callable[[str], None] = lambda _symbol: None,
     ) -> None:
         """Put a feed before streams.
@@ -36,14 +36,14 @@ class Intake:
             streams: by symbol, lower case.
             capture: None captures nothing.
             backpressure: the feed waits for room; a venue cannot.
-            say: called with a line for people.
+            report: called with a line for people.
             resync: requests a snapshot of a symbol.
         """
         self.unreadable: Counter[str] = Counter()
         self._streams = streams
         self._capture = capture
         self._backpressure = backpressure
-        self._say = say
+        self._report = report
         self._resync = resync
         self._behind: set[str] = set()
 
@@ -55,7 +55,7 @@ class Intake:
         if not is_readable(text):
             self.unreadable[symbol] += 1
             if self.unreadable[symbol] == 1:
-                self._say(f"{symbol}: an unreadable message is left out: {text[:60]!r}; more are counted")
+                self._report(f"{symbol}: an unreadable message is left out: {text[:60]!r}; more are counted")
             return True
         if self._capture is not None and not self._capture.put(symbol, local, text):
             return False
@@ -66,5 +66,7 @@ class Intake:
             self._resync(symbol)
         if not stream.lines.put(local, text):
             self._behind.add(symbol)
-            self._say(f"{stream.instrument}: the predictions are too far behind; rows are left out until they catch up")
+            self._report(
+                f"{stream.instrument}: the predictions are too far behind; rows are left out until they catch up"
+            )
         return True

@@ -82,7 +82,7 @@ def run_live(
     *,
     stop: Event,
     on_second: Callable[[Second], None],
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> list[LiveSummary]:
     """Answer the rows of a feed until it ends or `stop` is set.
 
@@ -95,7 +95,7 @@ def run_live(
         options: how rows are answered and kept.
         stop: ends the session.
         on_second: called once a second for each instrument.
-        say: called with a line for people.
+        report: called with a line for people.
 
     Raises:
         ParamsError: no such horizon or transport.
@@ -105,13 +105,13 @@ def run_live(
     horizons = params.labels.horizons_ms
     if options.horizon_ms not in horizons:
         raise ParamsError(f"{options.horizon_ms} ms is none of labels.horizons_ms, {', '.join(map(str, horizons))}")
-    capture = Capture(workspace.captures, feed.prefixes, params, say) if options.capture else None
+    capture = Capture(workspace.captures, feed.prefixes, params, report) if options.capture else None
     streams = {
         symbol: LiveStream(
             instrument,
             params,
             partial(_open, workspace, params, str(instrument), options),
-            say=say,
+            report=report,
             resync=partial(feed.resync, symbol),
             **({} if capture is None else {"on_moved": partial(capture.restate, symbol)}),
             longest=_BACKPRESSURE_LINES if feed.backpressure else _VENUE_LINES,
@@ -119,12 +119,12 @@ def run_live(
         for symbol, instrument in feed.instruments.items()
     }
     meters = {symbol: StreamMeter(stream, horizons, options.horizon_ms) for symbol, stream in streams.items()}
-    intake = Intake(streams, capture, backpressure=feed.backpressure, say=say, resync=feed.resync)
+    intake = Intake(streams, capture, backpressure=feed.backpressure, report=report, resync=feed.resync)
     failed = True
     try:
         for stream in streams.values():
             stream.start()
-        feed.start(intake, say)
+        feed.start(intake, report)
         next_s, next_prune_s = time.monotonic() + _SECOND_S, 0.0
         while feed.alive and not stop.wait(max(0.0, next_s - time.monotonic())):
             next_s = max(next_s + _SECOND_S, time.monotonic())

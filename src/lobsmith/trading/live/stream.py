@@ -35,7 +35,7 @@ class StreamPhase(StrEnum):
 
     STARTING = "waiting for the first row"
     WAITING = "waiting for a model"
-    REFUSED = "waiting for a model trained on the instrument"
+    REFUSED = "waiting for a model that has learnt the instrument"
     ANSWERING = "answering"
 
 
@@ -87,7 +87,7 @@ class LiveStream:
         params: Params,
         open_model: Callable[[], Stream],
         *,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
         resync: Callable[[], None] = lambda: None,
         on_moved: Callable[[LiveFeed], None] = lambda _feed: None,
         longest: int = 200_000,
@@ -98,7 +98,7 @@ class LiveStream:
             instrument: of the feed.
             params: `features` and `data.screen`.
             open_model: called in the stream's thread.
-            say: called with a line for people.
+            report: called with a line for people.
             resync: requests a snapshot after an unreadable line.
             on_moved: called with the feed after it took lines.
             longest: queued lines at most.
@@ -110,7 +110,7 @@ class LiveStream:
         self.error: Exception | None = None
         self.recorded: RecorderSummary | None = None
         self._open_model = open_model
-        self._say = say
+        self._report = report
         self._resync = resync
         self._on_moved = on_moved
         self._feed = LiveFeed(str(instrument), instrument, params.data.screen)
@@ -188,7 +188,7 @@ class LiveStream:
         rows = self._features.push(self._feed.push(text))
         self._on_moved(self._feed)
         if self._feed.faults > faults:
-            self._say(f"{self._feed.fault}; its segment ends, and the next snapshot begins another one")
+            self._report(f"{self._feed.fault}; its segment ends, and the next snapshot begins another one")
             self._resync()
         if not len(rows):
             return
@@ -239,7 +239,7 @@ class LiveStream:
         if version != self._version and version is not None:
             before, self._version = self._version, version
             if before is not None:
-                self._say(f"{self.instrument}: version {version} answers from now on, after version {before}")
+                self._report(f"{self.instrument}: version {version} answers from now on, after version {before}")
 
     def _try_model(self) -> None:
         """Open the stream to the model, at most every `_RETRY_S`."""
@@ -259,5 +259,5 @@ class LiveStream:
     def _wait(self, state: StreamPhase, reason: str) -> None:
         # The reason of a refusal, which names the candidate, seldom changes: report each one.
         if state is not self.state or (state is StreamPhase.REFUSED and reason != self.detail):
-            self._say(f"{self.instrument}: {state}: {reason}")
+            self._report(f"{self.instrument}: {state}: {reason}")
         self.state, self.detail = state, reason

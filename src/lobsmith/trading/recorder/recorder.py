@@ -36,7 +36,7 @@ Float32 = npt.NDArray[np.float32]
 _MODULE = f"{__package__}.process"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the file's name is random, and no other user may open it
 _REASONS = {reason: number for number, reason in enumerate(Reason, start=1)}
-_PACE_S = 0.005
+_THROTTLE_S = 0.005
 _FIRST_RESTART_S, _LONGEST_RESTART_S = 0.1, 10.0
 _LATE_FAILURES = 3
 """Failures after closing, before the recorder is given up."""
@@ -105,7 +105,7 @@ class Recorder:
             source: of the rows.
             transport: to the shadow versions: grpc, http or inprocess.
             url: HOST:PORT of a server outside the workspace.
-            patient: for replays: rows wait for the shadow versions, see `throttle`.
+            backpressure: for replays: rows wait for the shadow versions, see `throttle`.
             clock: UTC, ns.
         """
         self._clock = clock
@@ -221,7 +221,7 @@ class Recorder:
                 released, since = ring.released, time.monotonic()
             elif time.monotonic() - since > longest_s:
                 self._stuck_at = released
-            time.sleep(_PACE_S)
+            time.sleep(_THROTTLE_S)
 
     def close(self, *, failed: bool = False) -> RecorderSummary:
         """End the session; wait until all is logged, for little more than `mirror.drain_s`.

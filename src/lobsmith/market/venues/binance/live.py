@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Struct
 
 
-class Endpoint(NamedTuple):
+class VenueEndpoint(NamedTuple):
     """One market's public addresses."""
 
     prefix: str
@@ -20,7 +20,7 @@ class Endpoint(NamedTuple):
 
 
 MARKETS = {
-    "spot": Endpoint(
+    "spot": VenueEndpoint(
         prefix="spot",
         venue="binance-spot",
         websocket="wss://stream.binance.com:9443",
@@ -30,7 +30,7 @@ MARKETS = {
         depth_stream="depth@100ms",
         listing_path="/api/v3/exchangeInfo",
     ),
-    "usdm": Endpoint(
+    "usdm": VenueEndpoint(
         prefix="usdm",
         venue="binance-usdm",
         websocket="wss://fstream.binance.com",
@@ -40,7 +40,7 @@ MARKETS = {
         depth_stream="depth@100ms",
         listing_path="/fapi/v1/exchangeInfo",
     ),
-    "coinm": Endpoint(
+    "coinm": VenueEndpoint(
         prefix="coinm",
         venue="binance-coinm",
         websocket="wss://dstream.binance.com",
