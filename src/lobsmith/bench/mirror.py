@@ -1,6 +1,6 @@
 """The recorder's cost in the tick path: the same client with and without recording, in alternating blocks of rows.
 
-Rows come at a market's pace and are answered in process. The recorded side pays the put into the ring, and the caches
+Rows come at a market's rate and are answered in process. The recorded side pays the put into the ring, and the caches
 and cores that recorder, candidate and fallback use.
 """
 
@@ -71,7 +71,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
     Args:
         params: of the networks and the recorder.
         rows: of each side.
-        rows_per_s: pace of the rows.
+        rows_per_s: rows a second.
     """
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
         workspace = Workspace(Path(folder))
@@ -139,6 +139,7 @@ def _block(
 
 
 def latency(times_ns: Int64) -> Latency:
+    """Return the latency figures of calls; `times_ns` are their durations, ns."""
     p50, p99 = np.percentile(times_ns, [50, 99]) / NS_PER_US
     return Latency(count=len(times_ns), p50_us=float(p50), p99_us=float(p99))
 

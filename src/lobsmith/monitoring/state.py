@@ -121,6 +121,11 @@ def connected(
 ) -> Connected:
     """Return the connected clients of the active version, and whether their rows arrive.
 
+    Args:
+        params: `drift.recent_s`, `rollback.window_s` and `prediction_log` are used.
+        now_ns: UTC.
+        sources: of the sessions that count.
+
     Raises:
         PredictionLogError: the log cannot be read.
         ReleaseError: the journal cannot be read.

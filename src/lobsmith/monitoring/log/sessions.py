@@ -49,7 +49,7 @@ class ClientSession(Struct, frozen=True, kw_only=True):
         instrument: `venue:symbol`.
         started_ns: UTC.
         process: the client's, for people; empty where unknown.
-        seen: whether this machine can tell if the process runs; not from another machine or before a reboot.
+        seen: whether this machine can determine whether the process runs; not from another machine or before a reboot.
         last_ns: last request to any version, UTC, without times ahead of the clock; None where there was none.
         asked_ns: last request to one version.
     """
@@ -82,6 +82,7 @@ def sessions_of(
 
     Args:
         version: that `asked_ns` is about.
+        now_ns: UTC.
         recent_ns: age of the newest row up to which a session without file and ending is open.
 
     Raises:

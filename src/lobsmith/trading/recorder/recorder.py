@@ -279,7 +279,7 @@ class Recorder:
                 )
             if put:
                 self._flags = 0
-        except Exception:  # noqa: BLE001 - trading goes on
+        except Exception:  # noqa: BLE001 - trading continues
             self._faults += 1
 
     def _make_ring(self, params: Params) -> RingWriter | None:
