@@ -50,7 +50,7 @@ def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ..
         table.add_row(str(version["version"]), artifact, version["state"], registered, companions)
     results.print(table)
     if listing["away"]:
-        results.print(f"MLflow is away: {listing['away']}", soft_wrap=True)
+        results.print(f"MLflow is unreachable: {listing['away']}", soft_wrap=True)
         return
     table = Table(title=f"{name} in MLflow")
     for heading in ("version", "artifact", "aliases", "status"):

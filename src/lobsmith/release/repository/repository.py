@@ -39,7 +39,7 @@ class Repository:
     companions, plans (`<model>_trt`) and drift score (`<model>_drift`), are listed only where the model's are.
 
     Raises:
-        ReleaseError: methods that read a configuration, where it is unreadable.
+        ReleaseError: methods that read a configuration or a manifest, where it is unreadable.
     """
 
     root: Path

@@ -25,9 +25,9 @@ class Second(Struct, frozen=True, kw_only=True):
         horizon_ms: of `up` and `down`.
         up: probability of a higher mid.
         down: probability of a lower mid.
-        mode: of the guard, of the last answer.
+        mode: of the last gated prediction.
         abstain: why not all predictions are actionable.
-        version: that gave the last answer.
+        version: asked last.
         rows_per_s: since the last second, machine time.
         p50_us: median from a message's receipt to its answer over ten seconds, machine time.
         p99_us: 99th percentile of the same.
