@@ -1,6 +1,6 @@
-"""The recorder's cost in the tick path: the same client with and without recording, in alternating blocks of rows.
+"""The recorder's cost in the tick path: the same client with and without a recorder, in alternating blocks of rows.
 
-Rows come at a market's rate and are answered in process. The recorded side pays the put into the ring, and the caches
+Rows come at a market's rate and are answered in process. The side with a recorder pays the put into the ring, and the caches
 and cores that recorder, candidate and fallback use.
 """
 
@@ -51,9 +51,9 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class MirrorReport(Struct, frozen=True, kw_only=True):
-    """Latencies of an answer without and with recording, of the put after it, and the recorder's counts.
+    """Latencies of an answer without and with a recorder, of the put after it, and the recorder's counts.
 
-    Ratios are those of the recorded side to the plain one.
+    Ratios are those of the side with a recorder to the plain one.
     """
 
     rows_per_s: float
@@ -97,7 +97,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
 def _measure(
     client: Client[Prediction], recorder: Recorder, rows: int, rows_per_s: float
 ) -> tuple[Int64, Int64, Int64]:
-    """Return ns of answers without and with recording, and of puts."""
+    """Return ns of answers without and with a recorder, and of puts."""
     features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
     client.predict(features[:_PRIME_ROWS], features[:_PRIME_ROWS], np.zeros(_PRIME_ROWS, np.int64))
     # The first rows start the recorder and load the shadow replicas.

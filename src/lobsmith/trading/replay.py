@@ -57,7 +57,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
 
     Attributes:
         quality: by horizon.
-        recorded: None where nothing was recorded.
+        recorded: None without a recorder.
         acting: None without a guard.
         not_learnt: see `Stream.not_trained`.
     """

@@ -50,7 +50,7 @@ class RecorderSummary(Struct, frozen=True, kw_only=True):
     Attributes:
         session: its name in the prediction log.
         log: where recorders print errors.
-        rows: predicted while recorded.
+        rows: predicted while the recorder ran.
         dropped: rows that found the ring full.
         logged: rows in the log.
         candidate: of these, rows put to a candidate.
