@@ -1,7 +1,7 @@
 """The recorder's cost in the tick path: the same client with and without a recorder, in alternating blocks of rows.
 
-Rows come at a market's rate and are answered in process. The side with a recorder pays the put into the ring, and the caches
-and cores that recorder, candidate and fallback use.
+Rows come at a market's rate and are answered in process. The side with a recorder pays the put into the ring, and the
+caches and cores that recorder, candidate and fallback use.
 """
 
 import tempfile
