@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-demo: install  ## the whole lifecycle; CAPTURE="FILE FILE" takes recorded sessions instead of the simulator
+demo: install  ## the whole lifecycle; CAPTURE="FILE FILE" takes captured sessions instead of the simulator
 	$(BIN)/lobsmith demo $(if $(strip $(CAPTURE)),--capture $(CAPTURE))
 
 test: install  ## all tests but the slow ones, and the examples in docstrings

@@ -57,7 +57,7 @@ RETRAIN = "retrain/every-six-hours"
 
 
 class Monitored(Struct, frozen=True, kw_only=True):
-    """Result of the monitor flow; without a decision `reason` says why."""
+    """Result of the monitor flow; without a decision it has a `reason`."""
 
     model: str
     active: int | None
@@ -206,7 +206,7 @@ def move_alias(workspace: Workspace, params: Params) -> None:
 
 
 class DriftOutcome(Struct, frozen=True, kw_only=True):
-    """Result of the drift flow; without a mode nothing was checked, and `reason` says why.
+    """Result of the drift flow; without a mode nothing was checked, for the `reason`.
 
     `retrain` is the outcome of a retrain request, `page` the report.
     """

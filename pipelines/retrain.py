@@ -63,7 +63,7 @@ class Retrained(Struct, frozen=True, kw_only=True):
     """Result of a retrain.
 
     `model` and `version` name the Triton model: the production model after PROMOTED and IN_SERVICE, the candidate
-    deployment after CANDIDATE. After SKIPPED there is no version, and `reason` says why.
+    deployment after CANDIDATE. After SKIPPED there is no version, only a `reason`.
     """
 
     outcome: str
@@ -150,7 +150,7 @@ def check_window_drift(workspace: Workspace, params: Params, directory: Path) ->
 
 @task(name="describe the training window")
 def describe_training_window(params: Params, directory: Path) -> None:
-    """Write the reference window and the reference score."""
+    """Write the reference window and the drift score."""
     with stage("describe the training window") as note:
         note(str(describe_window(params, directory)))
 

@@ -69,7 +69,7 @@ def publish_small(
 ) -> Manifest:
     """Publish a network with random weights: each seed gives other answers. By default as `model.name`.
 
-    Where it is `scored` it has a reference score, which is `seed` times the mean squares of a block.
+    Where it is `scored` it has a drift score, which is `seed` times the mean squares of a block.
     """
     from lobsmith.release.version.contract import wire_contract
 

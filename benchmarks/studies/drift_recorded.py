@@ -1,4 +1,4 @@
-"""Verdicts of drift checks on recorded sessions: other days, other markets, other symbols, and halves of one session.
+"""Verdicts of drift checks on captured sessions: other days, other markets, other symbols, and halves of one session.
 
 `LOBSMITH_DATA=DIR python benchmarks/studies/drift_recorded.py [--output FILE]` prints the table of
 `docs/results/drift.md`. Sessions last six to eleven minutes, too short for a past of the product's windows. Windows of
@@ -61,7 +61,7 @@ def short(params: DriftParams, recent_s: float) -> DriftParams:
 
 
 def read(folder: Path, session: str, params: Params) -> Dataset:
-    """Return the rows of a recorded session."""
+    """Return the rows of a captured session."""
     return build_dataset(read_captures([folder / "binance" / name for name in SESSIONS[session]]), params)
 
 

@@ -4,29 +4,29 @@
     ├── ParamsError               params.yaml is wrong
     ├── DataError                 market data cannot be used
     │   ├── CaptureError          a capture file is empty, truncated, garbled or of an unknown format
-    │   ├── VenueError            a venue cannot be reached, or does not say what it should
+    │   ├── VenueError            a venue cannot be reached, or answers otherwise than documented
     │   └── ThinWindowError       the training window holds too little data
     ├── TrainingError             a model could not be trained
-    ├── PrecisionError            a model cannot be had in an arithmetic, here or at all
+    ├── PrecisionError            a model cannot be converted to an arithmetic, here or at all
     ├── EngineError               an engine could not be built, or does not fit this machine
     ├── GateError                 a gate refused; nothing was published
     │   └── DataContractError     market data or features are not what the contract asks for
-    ├── ReleaseError              a version could not be published, or a published one is not what it claims
+    ├── ReleaseError              a version could not be published, or a published one does not match its manifest
     │   ├── ContractError         a change of the wire contract under an existing model name
     │   ├── VersionGoneError      a version was rolled back or retired while its files were read
-    │   └── RegistryError         MLflow is away: it cannot be reached, is locked, or does not answer in time
+    │   └── RegistryError         MLflow is unreachable: it refuses connections, is locked, or does not answer in time
     ├── LeaseError                another process holds the lease
     │   └── LeaseLostError        the lease was taken over; nothing more was done
     ├── ClockError                the time of a workspace cannot be read or set
     ├── ModeError                 the mode of a model cannot be read or set
-    ├── ServingError              no answer can be had from a model server
+    ├── ServingError              a model server gives no answer
     │   ├── UntrainedInstrumentError  a model is asked about an instrument that it was not trained on
     │   ├── TritonMissingError    Triton cannot be started on this machine
     │   ├── PortBusyError         a port that the server needs is taken
     │   ├── RequestError          the request is wrong: shape, type, a non-finite value
     │   └── DeadlineError         the answer did not come in time
     ├── ServiceError              what `lobsmith up` runs cannot be started, stopped or read
-    ├── FlowsError                flows cannot be run: Prefect's server is away, or what runs them
+    ├── FlowsError                flows cannot be run: Prefect's server or the worker is unreachable
     └── PredictionLogError        a prediction log cannot be read or written
 
 Each message is one line that names the thing, the place and the way out. The command line prints it without a traceback
@@ -88,7 +88,7 @@ class CaptureError(DataError):
 
 
 class VenueError(DataError):
-    """A venue cannot be reached, or does not say what it should."""
+    """A venue cannot be reached, or answers otherwise than documented."""
 
 
 class ThinWindowError(DataError):
@@ -100,7 +100,7 @@ class TrainingError(LobsmithError):
 
 
 class PrecisionError(LobsmithError):
-    """A model cannot be had in an arithmetic: the target lacks it, or there is nothing to quantise or to measure on."""
+    """A model cannot be converted to an arithmetic: the target lacks it, or nothing is there to quantise or measure."""
 
 
 class EngineError(LobsmithError):
@@ -116,7 +116,7 @@ class DataContractError(GateError):
 
 
 class ReleaseError(LobsmithError):
-    """A version could not be published, or a published one is not what it claims."""
+    """A version could not be published, or a published one does not match its manifest."""
 
 
 class ContractError(ReleaseError):
@@ -136,7 +136,7 @@ class LeaseLostError(LeaseError):
 
 
 class RegistryError(ReleaseError):
-    """MLflow is away: it cannot be reached, is locked, or does not answer in time."""
+    """MLflow is unreachable: it refuses connections, is locked, or does not answer in time."""
 
 
 class ClockError(LobsmithError):
@@ -148,7 +148,7 @@ class ModeError(LobsmithError):
 
 
 class ServingError(LobsmithError):
-    """No answer can be had from a model server."""
+    """A model server gives no answer."""
 
 
 class UntrainedInstrumentError(ServingError):
@@ -176,7 +176,7 @@ class ServiceError(LobsmithError):
 
 
 class FlowsError(LobsmithError):
-    """Flows cannot be run: Prefect's server is away, or what runs them."""
+    """Flows cannot be run: Prefect's server or the worker is unreachable."""
 
 
 class PredictionLogError(LobsmithError):

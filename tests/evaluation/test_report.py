@@ -200,7 +200,7 @@ def test_empty_lists_are_sentences() -> None:
         "has no auxiliary outputs",
         "shows no attention weights",
         "dependence of rows was not measured",
-        "No training was recorded.",
+        "No training was logged.",
     ):
         assert sentence in page.text
 

@@ -20,7 +20,7 @@ from tests.release.stand_in import StandIn
 def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return the root of a project with a version of each model named, in that order.
 
-    Where they are `scored` the reference scores are 1, 2, … times the mean squares; `plans` are those of the newest
+    Where they are `scored` the drift scores are 1, 2, … times the mean squares; `plans` are those of the newest
     version of `toy`. The same arguments give the same project: a test works on a copy.
     """
 

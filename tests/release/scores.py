@@ -1,4 +1,4 @@
-"""A reference score of a few nodes that keeps the wire contract, and variants that do not."""
+"""A drift score of a few nodes that keeps the wire contract, and variants that do not."""
 
 from pathlib import Path
 

@@ -182,7 +182,7 @@ def artifact(
     """Write a valid model into a folder and return the artifact of a retrain.
 
     With `step_scale` it has a graph for one row too; one of another scale is not the same network.
-    Where it is `scored` it has a reference score.
+    Where it is `scored` it has a drift score.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = write_model(folder / "model.onnx", scale=scale)

@@ -51,7 +51,7 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One network, way, precision and batch size. Without a measurement, `reason` says why.
+    """One network, way, precision and batch size. Without a measurement it has a `reason`.
 
     Attributes:
         count: timed calls.

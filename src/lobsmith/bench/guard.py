@@ -1,6 +1,6 @@
 """The guard's cost in the tick path: the same client with and without a guard, in alternating blocks of rows.
 
-Rows come at a market's pace and are answered in process. The guard's thread shares the interpreter with the ticks; each
+Rows come at a market's rate and are answered in process. The guard's thread shares the interpreter with the ticks; each
 of its health checks reads the mode and scores a block, far more often than in service.
 """
 
@@ -63,7 +63,7 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
     Args:
         params: of the network, the score and the guard; health checks come ten times as often, and each scores a block.
         rows: of each side.
-        rows_per_s: pace of the rows.
+        rows_per_s: rows a second.
     """
     busy = replace(
         params,

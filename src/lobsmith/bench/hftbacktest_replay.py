@@ -67,6 +67,7 @@ def asset(rows, tick, lot, roi):
 
 
 def replay(rows, tick, lot, roi):
+    """Replay rows of its own format once; return the seconds that it took."""
     kind = ROIVectorMarketDepthBacktest if roi else HashMapMarketDepthBacktest
     backtest = kind([asset(rows, tick, lot, roi)])
     started = time.perf_counter()

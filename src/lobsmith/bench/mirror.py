@@ -1,7 +1,7 @@
-"""The recorder's cost in the tick path: the same client with and without recording, in alternating blocks of rows.
+"""The recorder's cost in the tick path: the same client with and without a recorder, in alternating blocks of rows.
 
-Rows come at a market's pace and are answered in process. The recorded side pays the put into the ring, and the caches
-and cores that recorder, candidate and fallback use.
+Rows come at a market's rate and are answered in process. The side with a recorder pays the put into the ring, and the
+caches and cores that recorder, candidate and fallback use.
 """
 
 import tempfile
@@ -51,9 +51,9 @@ class Latency(Struct, frozen=True, kw_only=True):
 
 
 class MirrorReport(Struct, frozen=True, kw_only=True):
-    """Latencies of an answer without and with recording, of the put after it, and the recorder's counts.
+    """Latencies of an answer without and with a recorder, of the put after it, and the recorder's counts.
 
-    Ratios are those of the recorded side to the plain one.
+    Ratios are those of the side with a recorder to the plain one.
     """
 
     rows_per_s: float
@@ -71,7 +71,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
     Args:
         params: of the networks and the recorder.
         rows: of each side.
-        rows_per_s: pace of the rows.
+        rows_per_s: rows a second.
     """
     with tempfile.TemporaryDirectory(prefix="lobsmith-") as folder:
         workspace = Workspace(Path(folder))
@@ -97,7 +97,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
 def _measure(
     client: Client[Prediction], recorder: Recorder, rows: int, rows_per_s: float
 ) -> tuple[Int64, Int64, Int64]:
-    """Return ns of answers without and with recording, and of puts."""
+    """Return ns of answers without and with a recorder, and of puts."""
     features = np.random.default_rng(0).normal(size=(4096, COUNT)).astype(np.float32)
     client.predict(features[:_PRIME_ROWS], features[:_PRIME_ROWS], np.zeros(_PRIME_ROWS, np.int64))
     # The first rows start the recorder and load the shadow replicas.
@@ -139,6 +139,7 @@ def _block(
 
 
 def latency(times_ns: Int64) -> Latency:
+    """Return the latency figures of calls; `times_ns` are their durations, ns."""
     p50, p99 = np.percentile(times_ns, [50, 99]) / NS_PER_US
     return Latency(count=len(times_ns), p50_us=float(p50), p99_us=float(p99))
 

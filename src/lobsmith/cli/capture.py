@@ -22,7 +22,7 @@ from lobsmith.workspace import Workspace
     type=click.FloatRange(min=0, min_open=True),
     default=10.0,
     show_default=True,
-    help="A connection silent for so long is dead.",
+    help="A connection silent for so long counts as lost.",
 )
 @click.option("--rotate-mib", type=click.IntRange(min=1), default=256, show_default=True, help="Size of a file.")
 @click.option("--ws-url", help="Instead of the market's own WebSocket address.")

@@ -233,7 +233,7 @@ def _clock(workspace: Workspace, speed: float | None) -> "Iterator[None]":
 def market_seed(workspace: Workspace, model: str, seed: int) -> int:
     """Return `seed` for the first session, later plus the workspace's time, ms, for a market never trained on.
 
-    A capture or a logged live session of the model tells that it is not the first.
+    A capture or a logged live session of the model shows that it is not the first.
 
     Raises:
         PredictionLogError: the log cannot be read.

@@ -50,7 +50,7 @@ def list_models(workspace: Workspace, model: str | None, settings: tuple[str, ..
         table.add_row(str(version["version"]), artifact, version["state"], registered, companions)
     results.print(table)
     if listing["away"]:
-        results.print(f"MLflow is away: {listing['away']}", soft_wrap=True)
+        results.print(f"MLflow is unreachable: {listing['away']}", soft_wrap=True)
         return
     table = Table(title=f"{name} in MLflow")
     for heading in ("version", "artifact", "aliases", "status"):
@@ -145,10 +145,10 @@ def promote(
     server = running_server(workspace, params)
     outcome = request_promotion(Release(workspace, params, server), name, registered.version, reason=reason)
     if outcome.unreachable is not None:
-        raise RegistryError(f"{outcome.unreachable}; {name} {outcome.active} goes on serving")
+        raise RegistryError(f"{outcome.unreachable}; {name} {outcome.active} continues serving")
     refusal = outcome.refused.get("champion")
     if refusal is not None:
-        raise ReleaseError(f"{refusal}; {name} {outcome.active} goes on serving")
+        raise ReleaseError(f"{refusal}; {name} {outcome.active} continues serving")
     if outcome.champion != registered.version:
         current = "no version" if outcome.champion is None else f"registry:{outcome.champion}"
         raise ReleaseError(f"{name}: champion names {current} by now, set by another client; promote again if need be")

@@ -129,9 +129,9 @@ def replay(
 
 
 def recorded_line(recorded: "RecorderSummary") -> str:
-    """Return counts of logged and mirrored rows."""
+    """Return counts of logged and shadow rows."""
     line = (
-        f"logged {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; mirrored to the candidate "
+        f"logged {recorded.logged:,} of {recorded.rows:,} rows as {recorded.session}; shadow rows to the candidate "
         f"{recorded.candidate:,}, to the fallback {recorded.fallback:,}"
     )
     dropped = recorded.dropped + recorded.candidate_dropped + recorded.fallback_dropped

@@ -23,7 +23,7 @@ class _Selection(TypedDict):
 @click.command("shadow")
 @model_option
 @click.option("--fallback", is_flag=True, help="The active version beside its fallback, instead of the candidate.")
-@click.option("--instrument", help="venue:symbol; else the one whose traffic decides.")
+@click.option("--instrument", help="venue:symbol; else the instrument with the decisive traffic.")
 @source_option
 @click.option("--directory", type=click.Path(path_type=Path, file_okay=False), help="Default: .lobsmith/reports.")
 @set_option

@@ -1,8 +1,8 @@
-"""Drift: adversarial validation against the reference window, null distributions, a reference score of one class."""
+"""Drift: adversarial validation against the reference window, null distributions, a one-class drift score."""
 
 REFERENCE = "reference.safetensors"
 """Raw rows of the training window, thinned, with their scaling constants."""
 SCORE = "drift.onnx"
-"""The reference score of a block of raw rows; served as `<model>_drift`."""
+"""The drift score of a block of raw rows; served as `<model>_drift`."""
 NULL = "null.json"
 """The null distribution of the training window's own windows, for a version's first checks."""

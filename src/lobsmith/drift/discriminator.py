@@ -1,4 +1,4 @@
-"""A small network trained to tell the rows of two windows apart: adversarial validation.
+"""A small network trained to separate the rows of two windows: adversarial validation.
 
 Each row is scored by a network that has seen neither its block of time nor the rows next to that block, since
 neighbouring rows are alike. Two short windows of one market still give an AUC above 1/2: `null_distribution` ranks it.

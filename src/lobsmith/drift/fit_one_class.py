@@ -1,4 +1,4 @@
-"""Fits the reference score: distances to the older part of the training window, alarm levels to the newest part."""
+"""Fits the drift score: distances to the older part of the training window, alarm levels to the newest part."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""The reference score: distance of blocks of raw rows from the training window, one ONNX file; and its alarm level."""
+"""The drift score: distance of blocks of raw rows from the training window, one ONNX file; and its alarm level."""
 
 import warnings
 from collections.abc import Sequence
@@ -167,7 +167,7 @@ def export_score(score: DriftScoreModel, destination: Path) -> None:
     """Write the score for any number of blocks and rows: `rows` [B, T, F] to `score` [B, 1], `contributions` [B, F]."""
     destination.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        # The tracer warns of recorded constants; tests compare other shapes than the traced one.
+        # The tracer warns of traced constants; tests compare other shapes than the traced one.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             score.eval(),

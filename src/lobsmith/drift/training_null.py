@@ -31,7 +31,10 @@ _DIGITS = 6
 
 
 class AnswersWindow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A window of held-out rows from `from_ns`: its `shift_of_answers` and `excess_loss` beside the other ones."""
+    """A window of held-out rows from `from_ns`: its `shift_of_answers` and `excess_loss` beside the other ones.
+
+    `from_ns` is UTC; `loss` is None where outcomes are unknown.
+    """
 
     from_ns: int
     shift: float

@@ -141,7 +141,7 @@ class DriftVerdict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         )
 
     def as_verdict(self) -> Verdict:
-        """Return it as a gate's verdict: refused under drift; `evidence["finding"]` tells no drift from unknown."""
+        """Return it as a gate's verdict: refused under drift; `evidence["finding"]` separates no drift from unknown."""
         return Verdict(
             gate=f"{self.kind} drift",
             passed=self.finding is not Finding.DRIFT,

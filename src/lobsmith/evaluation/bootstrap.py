@@ -20,7 +20,7 @@ _CELLS_PER_HORIZON = 4
 _SMALL = 0.05
 """Autocorrelation that counts as none."""
 _IN_A_ROW = 5
-"""Lags that must all be small (Politis & White 2004)."""
+"""Lags, of one grid cell each, that must all be small (Politis & White 2004)."""
 _MINIMUM_PAIRS = 30
 """Pairs of cells below which a lag is passed over."""
 _LONGEST = 0.1

@@ -20,7 +20,7 @@ class Feature(Struct, frozen=True):
     """One column of the feature vector.
 
     `rolling` columns reach the network as z-scores over the last rows, because their level is of the hour. The others
-    have a scale that lasts, and their level is what they say: an imbalance of 0.9 is much on any day.
+    have a scale that lasts, and their level is informative: an imbalance of 0.9 is much on any day.
     """
 
     name: str

@@ -326,7 +326,7 @@ def run(
         book: the book's state, [1].
         kernel: the kernel's state, [1].
         window: the normaliser's state, [1].
-        local_time, kind, side, flags, price, size, sequence: event columns, [N].
+        local_time, kind, side, flags, price, size, sequence: event columns, [N], as in `market.events.Events`.
         raw: float32 [R, F], written; R at least the number of ticker messages.
         scaled: float32 [R, F], written: the network's input, rolling columns as z-scores.
         times: int64 [R], written: local time, ns.

@@ -19,8 +19,8 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A row of the table of candidates.
 
     `delta_log_loss` (a share: 0.005 is half a percent worse), `delta_mcc` and `agreement` are of the test rows; the
-    choice goes by the validation rows. Times are of the chosen use, `timings` of all. `refused` says why a candidate
-    may not be served; without a file it has no figures.
+    choice goes by the validation rows. Times are of the chosen use, `timings` of all. `refused` is the reason that a
+    candidate may not be served; without a file it has no figures.
     """
 
     name: str

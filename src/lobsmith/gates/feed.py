@@ -1,4 +1,4 @@
-"""Feed gate: would a retrain learn a broken feed, with features that stand still or are out of bounds?
+"""Feed gate: would a retrain train on a broken feed, with features that stand still or are out of bounds?
 
 A changed market stays within the bounds of features; a wrong lot size, book side or parser does not.
 """

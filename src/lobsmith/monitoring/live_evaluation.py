@@ -44,7 +44,7 @@ def evaluate_candidate(
 ) -> LiveEvaluation | None:
     """Compare a candidate with the active version; None where no row was put to both.
 
-    In an A/B test (`shadow.share`) on the split traffic, else on mirrored rows since `since_ns`, its publication. Of
+    In an A/B test (`shadow.share`) on the split traffic, else on shadow rows since `since_ns`, its publication. Of
     several instruments one rejection rejects; promotion needs all.
 
     Args:
@@ -110,7 +110,7 @@ def evaluate_active(
     def evaluate(log: PredictionLog, about: str, sessions: list[str]) -> LiveEvaluation | None:
         if not was_trained_on(about):
             return None
-        # Primary role only: mirrored rows, from before a rollback, are answered in chunks and wait.
+        # Primary role only: shadow rows, from before a rollback, are answered in chunks and wait.
         primary = answers(log, model, active, since_ns=start_ns, sessions=sessions, role=Role.PRIMARY, overlaps=False)
         if not len(primary.time_ns):
             return None

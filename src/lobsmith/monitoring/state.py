@@ -121,6 +121,11 @@ def connected(
 ) -> Connected:
     """Return the connected clients of the active version, and whether their rows arrive.
 
+    Args:
+        params: `drift.recent_s`, `rollback.window_s` and `prediction_log` are used.
+        now_ns: UTC.
+        sources: of the sessions that count.
+
     Raises:
         PredictionLogError: the log cannot be read.
         ReleaseError: the journal cannot be read.
@@ -155,7 +160,7 @@ def state_now(
     Args:
         connections: the connected clients.
         last_check: time of the version's last check, UTC, and the state after it.
-        stale_s: age of the last check from which the monitor counts as away, `modes.stale_s`.
+        stale_s: age of the last check from which the mode is stale, `modes.stale_s`.
     """
     state = connections.state
     if state.name is not StateName.LIVE or state.detail:

@@ -113,7 +113,7 @@ class Params(Section, frozen=True):
     contract: ContractParams
     """Expectations of events and features."""
     window: WindowParams
-    """Data that a retrain learns from."""
+    """Data that a retrain trains on."""
     features: FeatureParams
     """Constants of the feature kernel."""
     labels: LabelParams

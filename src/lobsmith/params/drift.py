@@ -105,7 +105,7 @@ class ModeParams(Section, frozen=True):
     calm_looks: Positive
     """Successive checks without drift before the mode recovers by one level, count."""
     stale_s: PositiveFloat
-    """Time without a check after which the monitor counts as away, s."""
+    """Time without a check after which the mode is stale, s."""
     win_rate: Annotated[float, Meta(gt=0.5, lt=1)]
     """Hit rate above which conservative mode acts at a confidence, 0..1."""
     minimum_count: Positive

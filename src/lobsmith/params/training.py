@@ -11,7 +11,7 @@ PrecisionName = Literal["fp32", "int8_dynamic", "int8_static", "fp16", "bf16"]
 
 
 class WindowParams(Section, frozen=True):
-    """Data that a retrain learns from."""
+    """Data that a retrain trains on."""
 
     length_s: PositiveFloat
     """Length of the window, up to the newest row, s."""

@@ -21,7 +21,7 @@ from lobsmith.workspace import MLFLOW_URI, SQLITE, Workspace
 
 PREFECT_API = "PREFECT_API_URL"
 _RECORDER_S = 5.0
-"""Time for a live session to end after draining its mirrors, s."""
+"""Time for a live session to end after draining its shadow rows, s."""
 _LIVE_BEAT_S, _FLOWS_BEAT_S = 20.0, 30.0
 """Longest age of a heartbeat, s; a live session beats each second, a zygote restarts slowly."""
 _BEAT_POLL_S = 2.0

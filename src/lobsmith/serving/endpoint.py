@@ -19,7 +19,7 @@ from lobsmith.workspace import Workspace
 class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A running server: its supervisor, addresses and control key.
 
-    `started_ticks`: the supervisor's start in kernel clock ticks, which tells it from a later process of the same pid.
+    `started_ticks`: the supervisor's start in kernel clock ticks, unlike that of a later process of the same pid.
     """
 
     pid: int

@@ -1,4 +1,4 @@
-"""The newest stretch of a live capture, which a retrain of `data.source: live` learns from."""
+"""The newest stretch of a live capture, which a retrain of `data.source: live` trains on."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ _HEAD_BYTES = 4 << 20
 
 @contextmanager
 def captured_feed(folder: Path, scratch: Path, window: WindowParams) -> Iterator[list[Path]]:
-    """Yield the newest `length_s` of every captured stream, readable inside the block; the capture goes on.
+    """Yield the newest `length_s` of every captured stream, readable inside the block; the capture continues.
 
     Files are linked into `scratch`, safe from retention; the newest of each stream is copied up to its last whole gzip
     member.
@@ -132,6 +132,6 @@ def _has_snapshot(path: Path) -> bool:
 def _thin_message(seconds: float, window: WindowParams) -> str:
     return (
         f"{seconds:,.0f} s of a live feed are captured, and window.minimum_coverage of window.length_s = "
-        f"{window.minimum_coverage * window.length_s:,.0f} s are needed to learn from; let lobsmith live go on, or set "
-        "data.source to simulator or captures"
+        f"{window.minimum_coverage * window.length_s:,.0f} s are needed for training; let lobsmith live continue, or "
+        "set data.source to simulator or captures"
     )

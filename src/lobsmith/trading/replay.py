@@ -57,7 +57,7 @@ class ReplayResult(Struct, frozen=True, kw_only=True):
 
     Attributes:
         quality: by horizon.
-        recorded: None where nothing was recorded.
+        recorded: None without a recorder.
         actions: None without a guard.
         not_trained: see `Stream.not_trained`.
     """

@@ -28,8 +28,8 @@ class Stream:
     Attributes:
         client: without guard and recorder.
         guard: None where unguarded.
-        recorder: None where nothing is recorded.
-        recorded: set when the stream is closed.
+        recorder: None where nothing is logged.
+        recorded: the recorder's summary, set when the stream is closed.
         definitions_sha256: of features and labels.
     """
 
@@ -126,7 +126,7 @@ class Stream:
             self.recorder.reset()
 
     def close(self, *, failed: bool = False) -> RecorderSummary | None:
-        """Close all parts; return what was recorded, None without a recorder.
+        """Close all parts; return what was logged, None without a recorder.
 
         Waits until all rows are logged, for little more than `mirror.drain_s`.
 

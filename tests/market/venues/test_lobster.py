@@ -232,7 +232,7 @@ def test_a_missing_companion_and_a_foreign_name_are_refused(tmp_path: Path) -> N
         read_captures([path])
     other = tmp_path / "x.csv"
     other.write_text("34200.0,1,6,100,1186600,-1\n")
-    with pytest.raises(CaptureError, match="name must say"):
+    with pytest.raises(CaptureError, match="name must be"):
         read_captures([other])
     nowhen = write(tmp_path, ["34200.0,1,6,100,1186600,-1"], [FIRST], NAME.replace("06-21", "13-45"))
     with pytest.raises(CaptureError, match="2012-13-45 in the file's name is no day"):

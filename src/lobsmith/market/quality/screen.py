@@ -44,7 +44,10 @@ _REASONS = {
 
 
 class Screen:
-    """One feed's screen; `ticker_feed`: whether the venue sends tickers."""
+    """One feed's screen.
+
+    `params` are the limits, `ledger` counts what is quarantined; `ticker_feed`: whether the venue sends tickers.
+    """
 
     def __init__(self, params: ScreenParams, ledger: Ledger, *, ticker_feed: bool) -> None:
         self._ledger = ledger
@@ -122,7 +125,7 @@ class Screen:
 
     @property
     def clock_offset_ns(self) -> int:
-        """Local minus exchange time without latency; 0 where the venue gives no time."""
+        """Local minus exchange time without latency, ns; 0 where the venue gives no time."""
         return int(self._state["offset"][0]) if self._state["calibrated"][0] else 0
 
     @property

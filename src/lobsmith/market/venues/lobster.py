@@ -263,7 +263,7 @@ class _Name(NamedTuple):
 def _parse_name(path: Path) -> _Name:
     match = _NAME.fullmatch(path.name)
     if not match:
-        raise CaptureError(path, "a LOBSTER file's name must say TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv")
+        raise CaptureError(path, "a LOBSTER file's name must be TICKER_YYYY-MM-DD_START_END_message_LEVELS.csv")
     try:
         return _Name(match[1], date.fromisoformat(match[2]), int(match[3]))
     except ValueError as error:

@@ -1,7 +1,7 @@
 """Drift gates: a training window beside the newest data before training, a candidate's window beside live rows.
 
-Insufficient history refuses nothing, and the verdict says so. A shadow period without rows is not passed: the promotion
-waits for it.
+Insufficient history refuses nothing, and the verdict gives the reason. A shadow period without rows is not passed: the
+promotion waits for it.
 """
 
 from collections.abc import Iterable
@@ -39,7 +39,8 @@ def evaluate_windows(
     """Judge training windows before training, two verdicts for each instrument.
 
     Window drift: against the newest live rows, or without later ones, the window's newest part against the rest. Feed:
-    the window's newest rows against the active version's reference. Past pairs are kept in the run's `directory`.
+    the window's newest rows against the active version's reference. Past pairs are kept in the run's `directory`;
+    sessions of `sources` count as live rows.
 
     Raises:
         PredictionLogError: the log cannot be read.
@@ -90,6 +91,8 @@ def evaluate_period(
     workspace: Workspace, params: Params, candidate: Manifest, *, sources: Sources = LIVE
 ) -> tuple[Verdict, ...]:
     """Judge a candidate's training window beside the newest rows of its shadow period, a verdict for each instrument.
+
+    Sessions of `sources` count as live rows.
 
     Raises:
         PredictionLogError: the log cannot be read.

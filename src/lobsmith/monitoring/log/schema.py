@@ -170,7 +170,7 @@ def open_log(
         except OSError as error:
             raise PredictionLogError(f"{path}: cannot be made: {error.strerror}") from error
         if not path.is_file():
-            raise PredictionLogError(f"{path}: no prediction log; it is written by a client that has answers recorded")
+            raise PredictionLogError(f"{path}: no prediction log; it is written by the recorder of a client")
         connection = _connect(path, "rw" if write else "ro", busy_s)
         try:
             horizons = _checked(connection, path, horizons_ms)

@@ -1,6 +1,6 @@
 """Sessions of live traffic: open, closed in order, or crashed.
 
-While a session is recorded its file in `.lobsmith/predictions/recording/` names the trading process; at its end the
+While a session is logged its file in `.lobsmith/predictions/recording/` names the trading process; at its end the
 recorder logs how it ended. A session with neither (an older release, another writer) is open while rows arrive.
 """
 
@@ -23,7 +23,7 @@ from lobsmith.workspace import Workspace
 
 
 class Announced(Struct, frozen=True, kw_only=True):
-    """Content of a session's file while it is recorded; `parent` is the trading process."""
+    """Content of a session's file while it is logged; `parent` is the trading process."""
 
     session: str
     source: str
@@ -49,7 +49,7 @@ class ClientSession(Struct, frozen=True, kw_only=True):
         instrument: `venue:symbol`.
         started_ns: UTC.
         process: the client's, for people; empty where unknown.
-        seen: whether this machine can tell if the process runs; not from another machine or before a reboot.
+        seen: whether this machine can determine whether the process runs; not from another machine or before a reboot.
         last_ns: last request to any version, UTC, without times ahead of the clock; None where there was none.
         asked_ns: last request to one version.
     """
@@ -66,7 +66,7 @@ class ClientSession(Struct, frozen=True, kw_only=True):
 
 
 def sessions_folder(workspace: Workspace) -> Path:
-    """Return the folder of the files of sessions that are being recorded."""
+    """Return the folder of the files of sessions that are being logged."""
     return workspace.predictions / "recording"
 
 
@@ -82,6 +82,7 @@ def sessions_of(
 
     Args:
         version: that `asked_ns` is about.
+        now_ns: UTC.
         recent_ns: age of the newest row up to which a session without file and ending is open.
 
     Raises:

@@ -38,9 +38,9 @@ class Role(StrEnum):
     PRIMARY = "primary"
     """Its answer went to the caller."""
     CANDIDATE = "candidate"
-    """It is evaluated on mirrored rows."""
+    """It is evaluated on shadow rows."""
     FALLBACK = "fallback"
-    """The rollback target, on mirrored rows."""
+    """The rollback target, on shadow rows."""
 
 
 class Ending(StrEnum):
@@ -212,7 +212,8 @@ class LogWriter:
     ) -> None:
         """Add N rows before any z-score, float32 [N, F], thinned by the caller; duplicates are ignored.
 
-        Other arguments are those of `add_predictions`; rows expire by `asked_ns`.
+        `row`, `time_ns`, `asked_ns` (UTC, ns) and `segment` are int [N], as for `add_predictions`; rows expire by
+        `asked_ns`.
         """
         numbers = np.array(row, np.int64, ndmin=1)
         count = len(numbers)
@@ -233,13 +234,16 @@ class LogWriter:
         second: tuple[str, int],
         second_ns: int,
     ) -> None:
-        """Add the latencies of one row put to two versions, model and version, in turn; `asked_ns` is of the first."""
+        """Add the latencies of one row put to two versions, model and version, in turn, each in a request of its own.
+
+        `asked_ns` is of the first, UTC; `first_ns` and `second_ns` are latencies, ns.
+        """
         if self._room(session, "probes", 1):
             self._waiting.probes.append((session, asked_ns, *first, first_ns, *second, second_ns))
             self._waiting.rows += 1
 
     def add_drops(self, session: str, noted_ns: int, place: str, count: int) -> None:
-        """Add `count` rows lost at a `place`, such as `ring` or `candidate`, since the last note of it."""
+        """Add `count` rows lost at a `place`, as `ring` or `candidate`, since its last note; `noted_ns` is UTC."""
         if count and self._room(session, "drops", 1):
             self._waiting.drops.append((session, noted_ns, place, count))
             self._waiting.rows += 1

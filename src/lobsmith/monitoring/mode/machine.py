@@ -140,7 +140,10 @@ def transition(published: PublishedMode | None, check: DriftCheck, params: ModeP
 
 
 def wait(published: PublishedMode | None, model: str, version: int, state: State, now_ns: int) -> PublishedMode:
-    """Return the mode after a time with nothing to check, for the reason in `state`: a heartbeat, nothing counted."""
+    """Return the mode after a time with nothing to check, for the reason in `state`: a heartbeat, nothing counted.
+
+    `now_ns` is UTC.
+    """
     if published is None:
         published = PublishedMode(model=model, version=version, mode=Mode.NORMAL, since_ns=now_ns, reason=str(state))
     if published.version != version:

@@ -110,7 +110,7 @@ def set_mode(workspace: Workspace, model: str, mode: Mode, reason: str, actor: s
         try:
             before = _last_mode(workspace, model)
         except ModeError:
-            # The way out of a spoilt file.
+            # The way out of a corrupt file.
             before = _from_journal(workspace, model)
         version = Repository.of(workspace).active(model) or (before.version if before else None)
         if version is None:
@@ -173,7 +173,7 @@ def read_mode(workspace: Workspace, model: str) -> PublishedMode | None:
 
 
 def last_known(workspace: Workspace, model: str) -> PublishedMode | None:
-    """Return the mode of a model, or the journal's last: a lost or spoilt file must not reset it.
+    """Return the mode of a model, or the journal's last: a lost or corrupt file must not reset it.
 
     Raises:
         ModeError: the mode cannot be read, and the journal has no line of the model.
@@ -301,7 +301,7 @@ def _publish(workspace: Workspace, after: PublishedMode, change: ModeChange | No
     try:
         journaled = _journaled(workspace, after.model)
     except ReleaseError:
-        # Every read of the journal reports a spoilt line; at worst a line comes twice.
+        # Every read of the journal reports a corrupt line; at worst a line comes twice.
         journaled = []
     for line in due:
         if line not in journaled:

@@ -39,7 +39,7 @@ class IntegrityKind(StrEnum):
     UNLISTED = "unlisted"
     """A valid version is unlisted, though newer ones have not pushed it out."""
     COMPANION = "companion"
-    """Plans or a reference score that do not fit their model, or a score that is missing."""
+    """Plans or a drift score that do not fit their model, or a score that is missing."""
     JOURNAL = "journal"
     """Journal and disk differ."""
     SERVED = "served"

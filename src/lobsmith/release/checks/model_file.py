@@ -48,7 +48,7 @@ def check_model_file(path: Path, contract: WireContract) -> None:
 
 
 def check_score_file(path: Path, contract: WireContract) -> None:
-    """Refuse a reference score that cannot be served beside a model of a contract; see `check_model_file`."""
+    """Refuse a drift score that cannot be served beside a model of a contract; see `check_model_file`."""
     features = contract.feature_count
     _check(path, {ROWS: [_FREE, _FREE, features]}, {SCORE: [_FREE, 1], CONTRIBUTIONS: [_FREE, features]})
 
@@ -110,7 +110,7 @@ def _compare(path: Path, what: str, tensors: list[Any], expected: dict[str, _Sha
     for name, kind in types.items():
         if kind.elem_type != onnx.TensorProto.FLOAT:
             have = onnx.TensorProto.DataType.Name(kind.elem_type)
-            raise ReleaseError(f"{path}: {name} is {have}, the contract says FLOAT; export it again")
+            raise ReleaseError(f"{path}: {name} is {have}, the contract requires FLOAT; export it again")
         shape = [dim.dim_value if dim.HasField("dim_value") else _FREE for dim in kind.shape.dim]
         right = len(shape) == len(expected[name]) and all(
             have == want or (inferred and have == _FREE) for have, want in zip(shape, expected[name], strict=True)

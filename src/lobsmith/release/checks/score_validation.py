@@ -1,4 +1,4 @@
-"""Validation of a reference score: independent of the batch, and in alarm on non-finite rows."""
+"""Validation of a drift score: independent of the batch, and in alarm on non-finite rows."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _SAME = 1e-4
 
 
 def check_score(directory: Path, contract: WireContract) -> None:
-    """Validate a version's reference score.
+    """Validate a version's drift score.
 
     Raises:
         ReleaseError: a file cannot be loaded; the graph is no score; a finite block's score is not finite or depends on

@@ -2,7 +2,7 @@
 
 `python -m lobsmith.release.checks.validation DIRECTORY TRUSTED` checks hashes and signature (keys in TRUSTED), loads
 the model with ONNX Runtime or TensorRT, and compares its answers, as one chunk and step by step, with the golden
-vectors; also the reference score. Prints one JSON object; exit status 0 if valid, else 1.
+vectors; also the drift score. Prints one JSON object; exit status 0 if valid, else 1.
 """
 
 import importlib
@@ -169,7 +169,7 @@ def _installed_tensorrt() -> str | None:
 
 
 def _check_golden(path: Path, golden: Golden, contract: WireContract) -> None:
-    """Refuse golden vectors that cannot tell a good model from a bad one."""
+    """Refuse golden vectors that do not distinguish a good model from a bad one."""
     rows = golden.features.shape[1] if golden.features.ndim == 3 else 0
     shapes = {
         "features": (1, rows, contract.feature_count),

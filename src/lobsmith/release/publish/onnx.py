@@ -160,7 +160,7 @@ class OnnxPublication(Publication):
         )
 
     def publish_scores(self, writer: Writer) -> None:
-        """Publish the version's reference score, where it has one."""
+        """Publish the version's drift score, where it has one."""
         publish_scores(writer, self.model, retry=True)
 
 

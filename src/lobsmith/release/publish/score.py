@@ -1,4 +1,4 @@
-"""Publishing the reference score of a production version: the Triton model `<model>_drift` beside the model `<model>`.
+"""Publishing the drift score of a production version: the Triton model `<model>_drift` beside the model `<model>`.
 
 The score is a file of the version, signed and validated with it, and has its number. No error here fails the version's
 publication: a failed score is journaled as refused, `verify` reports it, and reconcile tries again after

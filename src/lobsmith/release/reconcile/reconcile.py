@@ -1,7 +1,7 @@
 """Reconcile: the repository follows the aliases in MLflow's registry.
 
 Each action is planned anew (`release/reconcile/plan.py`), so the next reconcile, in any process, continues after a
-crash. While MLflow is unreachable nothing is changed, and serving goes on.
+crash. While MLflow is unreachable nothing is changed, and serving continues.
 """
 
 from dataclasses import replace
@@ -42,7 +42,7 @@ class Reconciled(Struct, frozen=True, kw_only=True):
         actions: the actions taken, as text.
         refused: the reason by alias.
         unreachable: why MLflow is unreachable; later actions were not taken.
-        unscored: the reason by listed version whose reference score is not served.
+        unscored: the reason by listed version whose drift score is not served.
     """
 
     model: str

@@ -35,9 +35,9 @@ SHADOW = "shadow"
 SERVING = "serving"
 """Tag: the version's last status, as text."""
 REQUEST = "request"
-"""Tag: who requested the version and why, until it is served."""
+"""Tag: requester and reason of the version's promotion request, until it is served."""
 REFUSED = "refused"
-"""Tag: why and when the version was refused, as JSON."""
+"""Tag: reason and time of the version's refusal, as JSON."""
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ class Repository:
     """A folder of models, `<model>/config.pbtxt` and `<model>/<version>/`.
 
     Listed versions are in the model's version policy; the active version is the highest of them. Versions of the
-    companions, plans (`<model>_trt`) and reference score (`<model>_drift`), are listed only where the model's are.
+    companions, plans (`<model>_trt`) and drift score (`<model>_drift`), are listed only where the model's are.
 
     Raises:
-        ReleaseError: methods that read a configuration, where it is unreadable.
+        ReleaseError: methods that read a configuration or a manifest, where it is unreadable.
     """
 
     root: Path
@@ -94,12 +94,12 @@ class Repository:
         return path.is_file() and is_plans(model, read_config(path))
 
     def is_score(self, model: str) -> bool:
-        """Return whether a model is the reference score of another model."""
+        """Return whether a model is the drift score of another model."""
         path = self.config_path(model)
         return path.is_file() and is_score(model, read_config(path))
 
     def is_companion(self, model: str) -> bool:
-        """Return whether a model is the plans or the reference score of another model."""
+        """Return whether a model is the plans or the drift score of another model."""
         return self.is_plans(model) or self.is_score(model)
 
     def active(self, model: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Names of the Triton models of one production model: candidate, TensorRT plans, reference score."""
+"""Names of the Triton models of one production model: candidate, TensorRT plans, drift score."""
 
 PLANS_SUFFIX = "_trt"
 SCORE_SUFFIX = "_drift"
@@ -17,7 +17,7 @@ def plans_model(model: str) -> str:
 
 
 def score_model(model: str) -> str:
-    """Return the name of a model's reference score.
+    """Return the name of a model's drift score.
 
     >>> score_model("lob")
     'lob_drift'

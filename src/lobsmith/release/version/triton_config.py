@@ -114,7 +114,7 @@ def config_text(
 def score_config_text(
     model: str, contract: WireContract, *, versions: Sequence[int], max_batch: int, warmup: int
 ) -> str:
-    """Return the `config.pbtxt` of a model's reference score; arguments as for `config_text`."""
+    """Return the `config.pbtxt` of a model's drift score; arguments as for `config_text`."""
     config = ModelConfig(
         name=model,
         backend=BACKEND,
@@ -182,7 +182,7 @@ def is_plans(model: str, config: Any) -> bool:
 
 
 def is_score(model: str, config: Any) -> bool:
-    """Return whether a `ModelConfig` is that of a reference score."""
+    """Return whether a `ModelConfig` is that of a drift score."""
     return model.endswith(SCORE_SUFFIX) and [tensor.name for tensor in config.input] == [ROWS]
 
 

@@ -83,7 +83,7 @@ async def _work(root: Path, api: str) -> None:
 
 
 async def _await_prefect(api: str, heartbeat: Heartbeat) -> None:
-    """Wait for Prefect's server; a worker that was ready goes on beating."""
+    """Wait for Prefect's server; a worker that was ready continues its heartbeat."""
     printed = False
     while (why := await asyncio.to_thread(why_away, api.rstrip("/"))) is not None:
         if not printed:

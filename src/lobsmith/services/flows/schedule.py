@@ -59,7 +59,7 @@ def next_runs(api_url: str) -> list[NextRun]:
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise FlowsError(f"{api_url}: Prefect's server does not answer: {error}; start it") from error
     except (KeyError, TypeError, ValueError) as error:
-        raise FlowsError(f"{api_url}: not the answer of a Prefect server: {error!r}; look at what it names") from error
+        raise FlowsError(f"{api_url}: not the answer of a Prefect server: {error!r}; check that address") from error
     return sorted(runs, key=attrgetter("deployment"))
 
 

@@ -143,7 +143,7 @@ class StreamClient:
             feature_count: F.
             state_size: S.
             prime_rows: rows that prime a version's cold state.
-            params: deadline and lookup interval.
+            params: deadline and lookup interval, s.
             choose: which served version to ask.
             clock: monotonic, ns.
         """
@@ -174,6 +174,8 @@ class StreamClient:
         choose: Callable[[list[int]], int | None] = newest,
     ) -> "StreamClient":
         """Make a client, see `StreamClient`, with the shape and priming rows that the server reports.
+
+        `params`: deadline and lookup interval, s.
 
         Raises:
             ServingError: the server does not answer, or has no such model.
@@ -229,7 +231,7 @@ class StreamClient:
         return predictions
 
     def observe(self, rows: Float32) -> None:
-        """Take finite rows of float32 [T, F]; the next request carries them."""
+        """Take rows, float32 [T, F], which the next request carries; rows that are not finite are left out."""
         finite = np.isfinite(rows).all(axis=1)
         rows = rows if finite.all() else rows[finite]
         self._history.append(rows)

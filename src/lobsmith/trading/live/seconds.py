@@ -15,7 +15,7 @@ _BEHIND_S = 1.0
 
 
 class Second(Struct, frozen=True, kw_only=True):
-    """One second of one instrument.
+    """One second of one instrument; None where there is nothing to report.
 
     Attributes:
         time_ns: workspace time, UTC.
@@ -25,7 +25,9 @@ class Second(Struct, frozen=True, kw_only=True):
         horizon_ms: of `up` and `down`.
         up: probability of a higher mid.
         down: probability of a lower mid.
+        mode: of the last gated prediction.
         abstain: why not all predictions are actionable.
+        version: asked last.
         rows_per_s: since the last second, machine time.
         p50_us: median from a message's receipt to its answer over ten seconds, machine time.
         p99_us: 99th percentile of the same.

@@ -150,7 +150,7 @@ class LiveStream:
 
     @property
     def drops(self) -> int:
-        """Rows answered but not recorded, and lines without room or time."""
+        """Rows answered but not logged, and lines without room or time."""
         stream = self._stream
         if self.recorded is not None:
             dropped = self.recorded.dropped

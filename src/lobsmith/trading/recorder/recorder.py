@@ -50,7 +50,7 @@ class RecorderSummary(Struct, frozen=True, kw_only=True):
     Attributes:
         session: its name in the prediction log.
         log: where recorders print errors.
-        rows: predicted while recorded.
+        rows: predicted while the recorder ran.
         dropped: rows that found the ring full.
         logged: rows in the log.
         candidate: of these, rows put to a candidate.
@@ -279,7 +279,7 @@ class Recorder:
                 )
             if put:
                 self._flags = 0
-        except Exception:  # noqa: BLE001 - trading goes on
+        except Exception:  # noqa: BLE001 - trading continues
             self._faults += 1
 
     def _make_ring(self, params: Params) -> RingWriter | None:

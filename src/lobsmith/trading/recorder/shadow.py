@@ -58,8 +58,8 @@ class Probe:
 class ShadowReplica:
     """One shadow version, the candidate or the fallback, with a state of its own. Not thread-safe.
 
-    It is reset where the primary is. After a hole it starts from a cold state while the primary goes on: until primed,
-    its answers have the reason `priming`. Versions may appear, change and vanish.
+    It is reset where the primary is. After a hole it starts from a cold state while the primary continues: until
+    primed, its answers have the reason `priming`. Versions may appear, change and vanish.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class GrpcTransport(TritonTransport):
     """Triton over gRPC."""
 
     def __init__(self, url: str) -> None:
-        """Prepare for `url`, HOST:PORT."""
+        """Prepare for `url`, HOST:PORT such as 127.0.0.1:8001."""
         super().__init__(url)
         self._client = tritonclient.grpc.InferenceServerClient(url, channel_args=_OPTIONS)
 

@@ -22,7 +22,7 @@ class HttpTransport(TritonTransport):
     """Triton over HTTP, tensors in binary."""
 
     def __init__(self, url: str) -> None:
-        """Prepare for `url`, HOST:PORT.
+        """Prepare for `url`, HOST:PORT such as 127.0.0.1:8000.
 
         Raises:
             ServingError: `url` is something else.

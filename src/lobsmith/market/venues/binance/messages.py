@@ -10,7 +10,7 @@ from msgspec import Meta, Raw, Struct
 from lobsmith.units import NS_PER_MS
 
 _DIGITS = {19: 1, 16: 1_000}
-"""ns a unit by digits of the local receive time: ns or, in older captures, µs."""
+"""ns a unit by digits of the local receive time: ns or, in older captures, µs; valid from 2001 to 2262."""
 
 Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
