@@ -61,12 +61,12 @@ class Engine(StatefulModel):
         return answer._replace(probabilities=changed.astype(np.float32))
 
 
-def said(params: Params, run: tuple[Path, Compressed], engine: Engine) -> dict[str, bool]:
-    return {one.gate: one.passed for one in plan_verdicts(params, *run, engine)}
+def passed_gates(params: Params, run: tuple[Path, Compressed], engine: Engine) -> dict[str, bool]:
+    return {verdict.gate: verdict.passed for verdict in plan_verdicts(params, *run, engine)}
 
 
 def test_an_engine_that_is_the_network_passes(params: Params, run: tuple[Path, Compressed]) -> None:
-    assert said(params, run, Engine(run[0] / MODEL)) == {"parity": True, "compression": True}
+    assert passed_gates(params, run, Engine(run[0] / MODEL)) == {"parity": True, "compression": True}
 
 
 def test_f31_an_accuracy_loss_that_only_the_engine_has(params: Params, run: tuple[Path, Compressed]) -> None:
@@ -74,12 +74,12 @@ def test_f31_an_accuracy_loss_that_only_the_engine_has(params: Params, run: tupl
     loose = structs.replace(params, engine=structs.replace(params.engine, precision="int8"))
     tight = structs.replace(loose, compress=structs.replace(params.compress, log_loss=1e-4))
     dull = Engine(run[0] / MODEL, sharpness=0.8)
-    assert said(tight, run, dull) == {"parity": True, "compression": False}
+    assert passed_gates(tight, run, dull) == {"parity": True, "compression": False}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1 / 3])
 def test_f30_an_engine_whose_answers_are_none(value: float, params: Params, run: tuple[Path, Compressed]) -> None:
-    answers = said(params, run, Engine(run[0] / MODEL, broken=value))
+    answers = passed_gates(params, run, Engine(run[0] / MODEL, broken=value))
     assert answers["parity"] is False
 
 
@@ -151,7 +151,7 @@ def test_f33_calibration_on_degenerate_rows(
     streams = {
         "nothing": [],
         "not finite": [*streams, np.full_like(streams[0], np.nan)],
-        "constant": [np.ones_like(one) for one in streams],
+        "constant": [np.ones_like(stream) for stream in streams],
     }[kind]
     if kind == "constant":
         quantise(source, target, "int8_static", streams, params.compress)

@@ -303,14 +303,14 @@ def test_f50_warm_ups_are_no_traffic(workspace: Workspace, params: Params) -> No
         assert warmed.requests == params.serving.warmup_rows
         assert 0 < warmed.p50_us <= warmed.p99_us
         assert control.counts("lob")[new][0] >= warmed.requests
-        assert {one.requests for one in traffic(workspace, control, "lob").values()} == {0}
+        assert {counts.requests for counts in traffic(workspace, control, "lob").values()} == {0}
         answering(control)
         server.serve("lob", new)
-        assert {one.requests for one in traffic(workspace, control, "lob").values()} == {1}
+        assert {counts.requests for counts in traffic(workspace, control, "lob").values()} == {1}
         os.kill(control.endpoint.triton_pid, signal.SIGKILL)
         server.serve("lob", new)
         again = connect(workspace)
-        assert {one.requests for one in traffic(workspace, again, "lob").values()} == {0}
+        assert {counts.requests for counts in traffic(workspace, again, "lob").values()} == {0}
 
 
 @pytest.mark.slow

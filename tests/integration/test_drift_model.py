@@ -129,7 +129,9 @@ def test_a_score_that_triton_cannot_load_is_reported_and_tried_again(
 
         def refuse(self, model, versions, **settings):
             # A file that Triton opens and the proof does not: what it refuses cannot be foreseen.
-            broken = [repository.directory(model, one) / "model.onnx" for one in versions if model == "lob_drift"]
+            broken = [
+                repository.directory(model, version) / "model.onnx" for version in versions if model == "lob_drift"
+            ]
             kept = {path: path.read_bytes() for path in broken[1:]}
             for path in kept:
                 path.write_bytes(b"nonsense")

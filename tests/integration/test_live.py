@@ -63,8 +63,8 @@ def market(begins_ns: int) -> list[bytes]:
     feed = SimulatedFeed(3)
     feed.shift_ns = (begins_ns - feed.begins_ns) // NS_PER_MS * NS_PER_MS
     ends_ns = begins_ns + SECONDS * NS_PER_S
-    lived = itertools.takewhile(lambda one: one[0] < ends_ns, feed.lines())
-    return [b"%d %b" % one for one in lived]
+    due = itertools.takewhile(lambda message: message[0] < ends_ns, feed.lines())
+    return [b"%d %b" % message for message in due]
 
 
 class Live:
@@ -81,19 +81,19 @@ class Live:
 
     def _read(self) -> None:
         for line in self.process.stdout:
-            one = json.loads(line)
-            ended = one.get("ended", [])
+            event = json.loads(line)
+            ended = event.get("ended", [])
             self.ended += ended
-            self.seconds += [] if ended else [one]
+            self.seconds += [] if ended else [event]
 
     def end(self, number: int) -> tuple[float, str]:
         """Send a signal; return how long the process takes to end, s, and what it has said."""
         began = time.monotonic()
         self.process.send_signal(number)
-        said = self.process.stderr.read()
+        printed = self.process.stderr.read()
         self.process.wait(60)
         self._reader.join()
-        return time.monotonic() - began, said
+        return time.monotonic() - began, printed
 
 
 def sleep_until(due_ns: int) -> None:
@@ -115,12 +115,12 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_fr
         sent_first = exchange.sent
         second = Live(workspace, exchange)
         sleep_until(begins_ns + (SECONDS + 2) * NS_PER_S)
-        took_s, said = second.end(signal.SIGTERM)
-    assert (second.process.returncode, "Traceback" in said) == (0, False)
+        took_s, printed = second.end(signal.SIGTERM)
+    assert (second.process.returncode, "Traceback" in printed) == (0, False)
     assert took_s < params.mirror.drain_s
     assert exchange.connections == 2
 
-    assert {one["version"] for one in first.seconds if one["version"]} == {version}
+    assert {report["version"] for report in first.seconds if report["version"]} == {version}
     (lived,) = second.ended
     (before, after) = paths = sorted(workspace.captures.glob("usdm-sim-*.gz"))
     killed, whole = logged(workspace, "lob")

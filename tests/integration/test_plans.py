@@ -90,7 +90,9 @@ class Stream:
 
     def executions(self, model: str) -> int:
         with tritonclient.http.InferenceServerClient(self.endpoint.http_url) as client:
-            return sum(one["execution_count"] for one in client.get_inference_statistics(model)["model_stats"])
+            return sum(
+                statistics["execution_count"] for statistics in client.get_inference_statistics(model)["model_stats"]
+            )
 
     def await_executions(self, model: str, count: int) -> None:
         """Wait for Triton's count of a model: it counts a request after it has sent the answer."""

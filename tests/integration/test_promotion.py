@@ -42,9 +42,9 @@ def nominated(workspace: Workspace, params, seed: int) -> tuple[int, str]:
     server = running_server(workspace, params)
     manifest = publish_small(workspace, params, seed=seed, model=DEPLOYMENT, server=server)
     with mlflow_store(workspace) as client:
-        found = client.get_experiment_by_name("lob")
+        existing = client.get_experiment_by_name("lob")
         location = workspace.mlflow_artifacts.as_uri()
-        experiment = found.experiment_id if found else client.create_experiment("lob", artifact_location=location)
+        experiment = existing.experiment_id if existing else client.create_experiment("lob", artifact_location=location)
         run = client.create_run(experiment).info.run_id
         if not client.search_registered_models("name = 'lob'"):
             client.create_registered_model("lob")
@@ -111,12 +111,12 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         assert repository.verify("lob", again["active"]).artifact_id == second_artifact
 
         listing = command(workspace, "models", "list")
-        assert [one["state"] for one in listing["versions"]] == ["active", "fallback"]
-        aliases = {one["version"]: one["aliases"] for one in listing["registered"]}
+        assert [row["state"] for row in listing["versions"]] == ["active", "fallback"]
+        aliases = {row["version"]: row["aliases"] for row in listing["registered"]}
         assert aliases == {first: [], second: [CHAMPION]}
         shown = command(workspace, "models", "show", str(again["active"]))
         assert shown["manifest"]["promoted_from"]["model"] in ("lob", DEPLOYMENT)
-        assert [one["action"] for one in shown["journal"] if one["model"] == "lob"][-1] == "promoted"
+        assert [entry["action"] for entry in shown["journal"] if entry["model"] == "lob"][-1] == "promoted"
         state = command(workspace, "status")
         assert state["models"]["lob"]["champion"] == f"registered version {second}"
         assert first_artifact != second_artifact

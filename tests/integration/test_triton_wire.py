@@ -160,13 +160,13 @@ def test_a_load_that_hangs_ends_at_its_deadline(workspace: Workspace, params: Pa
 
 def test_no_process_and_no_shared_memory_is_left(workspace: Workspace, params: Params) -> None:
     def processes() -> list[str]:
-        found = []
+        lines = []
         for status in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                found.append(status.read_bytes().decode(errors="replace"))
+                lines.append(status.read_bytes().decode(errors="replace"))
             except OSError:
                 continue
-        return [line for line in found if str(workspace.root) in line]
+        return [line for line in lines if str(workspace.root) in line]
 
     def regions() -> list[Path]:
         # Only this workspace's: other servers may run on this machine.

@@ -61,14 +61,14 @@ def params(workspace):
     return load_params(workspace.params, SHORT)
 
 
-def settle(workspace):
+def reconcile_project(workspace):
     return reconcile(Release(workspace, params(workspace)), "toy")
 
 
 def promoted(workspace, scale):
     version = register(workspace, candidate(workspace, scale))
     point_alias(workspace, CHAMPION, version)
-    settle(workspace)
+    reconcile_project(workspace)
     return version
 
 
@@ -187,7 +187,7 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     assert (line.actor, line.verdicts[0].gate) == ("monitor flow", "rollback")
     assert [alert.name for alert in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
     assert alias_targets(workspace, "toy").champion.version == bad.version
-    settle(workspace)
+    reconcile_project(workspace)
     assert alias_targets(workspace, "toy").champion.version == good.version
     assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
     assert Repository.of(workspace).active("toy") == fallback

@@ -108,7 +108,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         assert control.ready_versions("lob_drift") == [first.version, reconciled.promoted]
         assert control.ready_versions("lob_candidate") == []
         with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:
-            stats = {one["version"]: one for one in json.load(answer)["model_stats"]}
+            stats = {version["version"]: version for version in json.load(answer)["model_stats"]}
         assert int(stats[str(reconciled.promoted)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
 
 
