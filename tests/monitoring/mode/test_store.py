@@ -42,8 +42,8 @@ def workspace(tmp_path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def take(workspace: Workspace, number: int, *found, rates=None, **changed):
-    return apply(workspace, PARAMS, check(number, *found, **changed), rates, "monitor flow", now_ns=at(number))
+def take(workspace: Workspace, number: int, *findings, rates=None, **changed):
+    return apply(workspace, PARAMS, check(number, *findings, **changed), rates, "monitor flow", now_ns=at(number))
 
 
 def written(workspace: Workspace) -> list[tuple[Mode | None, Mode]]:
@@ -52,8 +52,8 @@ def written(workspace: Workspace) -> list[tuple[Mode | None, Mode]]:
 
 def test_every_look_is_a_heartbeat_and_every_change_a_line(workspace: Workspace) -> None:
     assert read_mode(workspace, "lob") is None
-    for number, found in enumerate([UNKNOWN, DRIFT, CALM, CALM]):
-        change = take(workspace, number, found, UNKNOWN, UNKNOWN, rates=RATES if number == 2 else None)
+    for number, finding in enumerate([UNKNOWN, DRIFT, CALM, CALM]):
+        change = take(workspace, number, finding, UNKNOWN, UNKNOWN, rates=RATES if number == 2 else None)
         assert change.after == read_mode(workspace, "lob")
         assert change.after.looked_ns == at(number)
         assert change.retrain == (number == 1)
