@@ -75,10 +75,10 @@ def test_publishes_a_version(workspace, repository, artifact):
 def test_a_server_never_sees_a_model_half_made(workspace, repository, artifact):
     states = []
 
-    def look(step):
+    def note_state(step):
         states.append((step, repository.models(), repository.active("toy") is not None))
 
-    put(workspace, artifact, note=look)
+    put(workspace, artifact, note=note_state)
     assert states[:3] == [(step, [], False) for step in ("intended", "staged", "proven")]
     assert states[3] == ("moved", ["toy"], True)
 

@@ -144,10 +144,10 @@ def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
             with pytest.raises(LeaseError, match="register a challenger of toy"):
                 reconcile(Release(workspace, hasty), "toy")
 
-    made = toy.artifact(workspace.root / "run", scale=0.4)
+    artifact = toy.artifact(workspace.root / "run", scale=0.4)
     run = RunRef(bare.run_id, "", bare.version)
     manifest = register_challenger(
-        Release(workspace, PARAMS, note=meanwhile), made, model="toy", contract=toy.CONTRACT, run=run
+        Release(workspace, PARAMS, note=meanwhile), artifact, model="toy", contract=toy.CONTRACT, run=run
     )
     reconcile_fully(workspace)
     assert repository.active(DEPLOYMENT) == manifest.version
@@ -159,10 +159,10 @@ def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
 
 def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
     bare = register(workspace, None)
-    made = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
+    artifact = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
     run = RunRef(bare.run_id, "", bare.version)
     with pytest.raises(GateError):
-        register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
+        register_challenger(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT, run=run)
     assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
     assert (repository.models(), alias_targets(workspace, "toy")) == ([], AliasTargets())
 
