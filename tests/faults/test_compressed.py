@@ -123,7 +123,7 @@ def test_what_becomes_of_plans_never_fails_a_retrain(
         raise error
 
     monkeypatch.setattr(built_plans, "build_plans", fail)
-    # The manifest is not looked at before there are plans.
+    # The manifest is not read before there are plans.
     outcome = build_and_publish(Release(Workspace(tmp_path), params), run[1], Mock(), run[0])
     assert outcome == f"no plans: {error}"
 

@@ -87,7 +87,7 @@ def test_every_crash_point_is_swept():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("story", "point"), [(story, point) for story, points in POINTS.items() for point in points])
-def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, point):
+def test_f20_a_killed_reconcile_is_completed_by_the_next(workspace, zygote, story, point):
     old = None if story == "first challenger" else promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4), keep=story != "refusal")
     aliases, serving, deployed = AliasTargets(champion=new), new, None
@@ -129,7 +129,7 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
 
 
 @pytest.mark.slow
-def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
+def test_f21_racing_promotions_end_at_the_alias(workspace):
     """Processes that reconcile and processes that move the alias, all at once."""
     first = promoted(workspace, 0.3)
     versions = [first, *(register(workspace, candidate(workspace, scale)) for scale in (0.4, 0.5))]
@@ -151,7 +151,7 @@ def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
         entry for entry in journal.read(workspace.journal) if (entry.model, entry.action) == ("toy", journal.PROMOTED)
     ]
     assert [entry.version_to for entry in entries] == repository.versions("toy")
-    # Each wish was fulfilled once at most, and the last one certainly.
+    # Each promotion request was applied once at most, and the last one certainly.
     artifacts = [entry.artifact_id for entry in entries]
     assert len(artifacts) == len(set(artifacts))
 
@@ -185,7 +185,7 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
 
 
 def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, monkeypatch):
-    """It is free when it is looked at, and locked at the call."""
+    """The database is free at the check and locked at the call."""
     # MLflow's connections wait five seconds for a lock.
     monkeypatch.setattr(sqlite3.dbapi2, "connect", partial(sqlite3.connect, timeout=0.2))
     new = register(workspace, candidate(workspace, 0.3))

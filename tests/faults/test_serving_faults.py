@@ -210,7 +210,7 @@ def test_f12_no_load_meets_an_unload_under_way(workspace: Workspace, params: Par
 
 @pytest.mark.slow
 def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace, params: Params) -> None:
-    """READY it is each time, for that is all that Triton looks at."""
+    """Triton reports READY each time: it does not check the answers."""
     repository = Repository.of(workspace)
     old, new = repository.listed("lob")
     with served(workspace, params) as (server, control):
@@ -237,7 +237,7 @@ def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace
 
 
 @pytest.mark.parametrize("which", ["newest", "oldest"])
-def test_f14_a_sound_version_that_triton_cannot_load(workspace: Workspace, params: Params, which: str) -> None:
+def test_f14_a_valid_version_that_triton_cannot_load(workspace: Workspace, params: Params, which: str) -> None:
     repository = Repository.of(workspace)
     good, bad = repository.listed("lob") if which == "newest" else repository.listed("lob")[::-1]
     (repository.directory("lob", bad) / MODEL).write_bytes(b"no model")

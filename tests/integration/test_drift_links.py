@@ -1,4 +1,4 @@
-"""A look's reports beside the MLflow run of the version that was looked at."""
+"""A drift check's reports beside the MLflow run of the version that was checked."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def reported(tmp_path):
     )
 
 
-def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported):
+def test_the_run_shows_the_newest_check_and_the_figures_of_all(tmp_path, reported):
     workspace = workspace_with_mlflow(tmp_path / "project")
     with mlflow_store(workspace) as client:
         experiment = client.create_experiment("lob", artifact_location=workspace.mlflow_artifacts.as_uri())

@@ -98,7 +98,7 @@ def test_scores_are_asked_by_version_and_go_back_with_their_model(workspace: Wor
         assert f'"ready":[{first},{second}]' in "".join(shown.stdout.split())
 
 
-def test_a_spoilt_score_keeps_no_model_from_answering(workspace: Workspace, params: Params) -> None:
+def test_a_corrupt_score_keeps_no_model_from_answering(workspace: Workspace, params: Params) -> None:
     repository = Repository.of(workspace)
     first = repository.active("lob")
     second = publish_small(workspace, params, seed=2, scored=True).version

@@ -1,4 +1,4 @@
-"""A guarded client of the real Triton: with nobody watching, its own rows turn it and turn it back."""
+"""A guarded client of the real Triton: without a monitor, its own rows change its mode and change it back."""
 
 import shutil
 from collections.abc import Iterator
@@ -67,7 +67,7 @@ def test_every_transport_scores_alike(served: tuple[Workspace, TritonControl], p
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "inprocess"])
-def test_with_nobody_watching_rows_that_drift_turn_the_client(
+def test_drifting_rows_change_the_mode_without_a_monitor(
     served: tuple[Workspace, TritonControl], params: Params, name: str
 ) -> None:
     workspace, _ = served

@@ -87,7 +87,7 @@ class Live:
             self.seconds += [] if ended else [event]
 
     def end(self, number: int) -> tuple[float, str]:
-        """Send a signal; return how long the process takes to end, s, and what it has said."""
+        """Send a signal; return how long the process takes to end, s, and its stderr."""
         began = time.monotonic()
         self.process.send_signal(number)
         printed = self.process.stderr.read()
@@ -100,7 +100,7 @@ def sleep_until(due_ns: int) -> None:
     time.sleep(max(0.0, (due_ns - time.time_ns()) / NS_PER_S))
 
 
-def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_from(tmp_path: Path) -> None:
+def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_trained_on(tmp_path: Path) -> None:
     params = with_free_ports(small_params(**{"client.poll_s": 0.2}))
     workspace = Workspace(tmp_path)
     workspace.params.write_text(yaml.safe_dump(as_table(params)))

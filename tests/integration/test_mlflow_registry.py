@@ -96,7 +96,7 @@ def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
     assert [tensor.name for tensor in signature.outputs.inputs] == ["probabilities", "outlook", "next_state"]
 
 
-def test_aliases_say_what_is_wanted(workspace, run):
+def test_aliases_name_the_targets(workspace, run):
     assert alias_targets(workspace, "absent") == AliasTargets()
     assert alias_targets(workspace, "lob") == AliasTargets()
     tag(workspace, "lob", run.registry_version, {"triton_version": "7"})

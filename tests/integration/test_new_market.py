@@ -1,4 +1,4 @@
-"""A new market takes over by itself: a session that a model of another one refuses is answered once a retrain knows it.
+"""A new market takes over by itself: a session that a model of another one refuses is answered once retrained.
 
 A model of the simulator serves, from a real Triton; `lobsmith live` plays a recording of BTCUSDT at twenty times its
 pace. The flows of the schedules are called in this process.
@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
     "window.length_s": 90,
     "window.minimum_coverage": 0.5,
     "client.poll_s": 0.2,
-    # At twenty times its pace everything is late, and a model of two epochs knows little: neither is under test.
+    # At twenty times its pace everything is late, and a model of two epochs is weak: neither is under test.
     "rollback.window_s": 1200,
     "rollback.latency_p99_ms": 60_000,
     "rollback.unanswered": 0.9,

@@ -135,7 +135,7 @@ def test_a_stream_goes_from_the_plans_to_the_model_and_back(served, workspace: W
     np.testing.assert_allclose(np.stack(stream.probabilities), uninterrupted, atol=1e-5)
 
 
-def test_plans_of_another_machine_are_left_out_and_hurt_nobody(workspace: Workspace, params: Params) -> None:
+def test_plans_of_another_machine_are_skipped_without_harm(workspace: Workspace, params: Params) -> None:
     repository = Repository.of(workspace)
     version = repository.active("lob")
     plans.build(workspace.root / "engine", repository.verify("lob", version), ("1.0",))

@@ -38,7 +38,7 @@ def params(workspace):
 
 
 def nominated(workspace: Workspace, params, seed: int) -> tuple[int, str]:
-    """Put a candidate into the slot as a retrain does; return its registered version and its artifact."""
+    """Deploy a candidate as a retrain does; return its registered version and its artifact."""
     server = running_server(workspace, params)
     manifest = publish_small(workspace, params, seed=seed, model=DEPLOYMENT, server=server)
     with mlflow_store(workspace) as client:
@@ -76,7 +76,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
     with running_triton(workspace, params) as control:
         first, first_artifact = nominated(workspace, params, 1)
         server = running_server(workspace, params)
-        # Nothing serves yet: the first challenger is promoted, and the slot emptied.
+        # Nothing serves yet: the first challenger is promoted, and the candidate undeployed.
         done = reconcile(Release(workspace, params, server), "lob")
         assert control.ready_versions("lob") == [done.active]
         assert control.ready_versions(DEPLOYMENT) == []
@@ -104,7 +104,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         np.testing.assert_array_equal(answer(control.endpoint, done.active), before)
         assert alias_targets(workspace, "lob").champion.version == first
 
-        # Promoting what was taken back is a new wish, and a new highest number.
+        # Promoting a rolled-back version is a new request, and gets a new highest number.
         again = command(workspace, "models", "promote", f"registry:{second}")
         assert again["active"] > promoted["active"]
         np.testing.assert_array_equal(answer(control.endpoint, again["active"]), after)

@@ -72,7 +72,7 @@ SETTINGS: dict[str, Any] = {
     "drift.feed_limit": 1.0,
     "reference.block_rows": 64,
     "reference.false_alarms_a_day": 100,
-    # Evidently takes longer than the time from one look to the next, where time flies.
+    # Evidently takes longer than the time between two checks, on a clock as fast as this.
     "drift_report.deadline_s": 0.05,
     "modes.stale_s": 3600,
 }
@@ -125,7 +125,7 @@ class Installation:
         return states
 
     def failures(self) -> list[str]:
-        """What each flow run that has failed or crashed says of it."""
+        """The message of each flow run that has failed or crashed."""
         return [
             f"{flow}: {run['state']['message']}"
             for flow, run in self.begun()
@@ -180,14 +180,14 @@ def enough_judged(installation: Installation, version: int) -> dict[str, Any] | 
 
 
 def drifted(workspace: Workspace) -> history.PastCheck | None:
-    """Return the newest look once it has found covariate drift."""
+    """Return the newest check once it has found covariate drift."""
     newest = history.newest(history.read(workspace, MODEL))
     covariate = newest.of(Kind.COVARIATE) if newest else None
     return newest if covariate and covariate.finding is Finding.DRIFT else None
 
 
 def poisoned(installation: Installation, folder: Path) -> int:
-    """Register a version that is sure of the opposite of what the active one says; return its number."""
+    """Register a version whose answers are the opposite of the active one's, and confident; return its number."""
     workspace, params = installation.workspace, installation.params
     active = installation.repository.active(MODEL)
     assert active is not None
@@ -284,7 +284,7 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
         report(f"{record.mode}: {record.reason}")
         assert record.mode is Mode.CONSERVATIVE
         assert "covariate" in record.reason
-        newest = installation.eventually("the look that found it has its page", lambda: drifted(workspace), 60)
+        newest = installation.eventually("the check that found it has its page", lambda: drifted(workspace), 60)
         page.open((history.reports(workspace, MODEL) / newest.folder / history.PAGE).as_uri())
         text = page.run("document.body.innerText")
         assert "conservative" in text.lower(), text[:2000]

@@ -133,7 +133,7 @@ def test_requests_of_many_streams_at_once_are_not_mixed_up(running) -> None:
 
 
 @pytest.mark.parametrize("kind", [GrpcTransport, HttpTransport])
-def test_bad_requests_are_refused_and_hurt_nobody(running, kind) -> None:
+def test_bad_requests_are_refused_and_disturb_no_other(running, kind) -> None:
     _, _, control = running
     endpoint = control.endpoint
     transport = kind(endpoint.grpc_url if kind is GrpcTransport else endpoint.http_url)
@@ -248,7 +248,7 @@ MORE_DAMAGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("middle",
 
 
 @pytest.mark.parametrize("damage", ["newest", "foreign", *MORE_DAMAGE])
-def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params, damage: str) -> None:
+def test_a_cold_start_serves_the_valid_versions(workspace: Workspace, params: Params, damage: str) -> None:
     repository = Repository.of(workspace)
     old, middle, new = repository.listed("lob")
     expected = [old, middle, new]

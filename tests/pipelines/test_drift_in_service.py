@@ -62,7 +62,7 @@ CHANGES: dict[str, Any] = {
 }
 MODEL = "lob"
 DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1440, 1480
-"""Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is dead."""
+"""Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is killed."""
 NS = 1_000_000_000
 
 _UNDRAWN = {"drift_report.deadline_s": 0.05}
