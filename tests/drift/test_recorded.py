@@ -1,4 +1,4 @@
-"""Recorded sessions: another day is told apart from what was learnt, and what comes next on the same day is not."""
+"""Recorded sessions: another day is drift from the training day, and what comes next on the same day is not."""
 
 from pathlib import Path
 

@@ -318,7 +318,7 @@ def test_of_two_instruments_the_graver_state_counts(workspace, params, active, t
     assert connected(workspace, params, both, now_ns=NOW_NS).state == State(name=LIVE)
 
 
-def test_a_session_of_another_instrument_alone_is_nothing_to_look_at(workspace, params, active, traffic, client):
+def test_a_session_of_another_instrument_alone_is_not_checked(workspace, params, active, traffic, client):
     traffic.open("two", 3600, client, instrument=OTHER)
     traffic.rows("two", 1)
     connections = connected(workspace, params, active, now_ns=NOW_NS)
@@ -342,7 +342,7 @@ def test_rows_of_an_unknown_writer_are_a_client_while_they_come(state, traffic) 
     assert (state().name, state(100).name, state(400).name) == (LIVE, STOPPED, IDLE)
 
 
-def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, client) -> None:
+def test_checks_with_too_little_history_warm_up(workspace, params, active, traffic, client) -> None:
     traffic.open("one", 3600, client)
     traffic.rows("one", 1)
     connections = connected(workspace, params, active, now_ns=NOW_NS)

@@ -60,7 +60,7 @@ def connect(workspace: Workspace, instrument: str, **process) -> None:
         ([OLD], [NEW], [], [], None),
         ([OLD], [NEW], [], [OLD], None),
         ([OLD], [NEW], [THIRD], [], None),
-        # Learnt both: rows are put to both as soon as there are any, and until then its clients need not wait.
+        # Trained on both: rows are put to both as soon as there are any, and until then its clients need not wait.
         ([OLD], [OLD, NEW], [NEW], [OLD], None),
         ([OLD], [OLD, NEW], [NEW], [], True),
         ([OLD, NEW], [NEW], [], [NEW], None),

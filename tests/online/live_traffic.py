@@ -1,4 +1,4 @@
-"""Answers of made-up versions to made-up rows: their losses are what a test says."""
+"""Answers of invented versions to invented rows: a test sets their losses."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -166,7 +166,7 @@ def test_without_outcomes_the_report_says_so(project: Project, tmp_path: Path) -
         ({"drift_report.rows": 20, "drift_report.deadline_s": 250}, "Evidently failed"),
     ],
 )
-def test_a_fault_of_evidently_stops_no_look(tmp_path: Path, changes: dict[str, float], reason: str) -> None:
+def test_an_evidently_failure_stops_no_check(tmp_path: Path, changes: dict[str, float], reason: str) -> None:
     workspace, params = Workspace(tmp_path), load_params(params_file(), changes)
     evidently_workspace(workspace).parent.mkdir(parents=True)
     # A file in the way of the folder: what Evidently draws cannot be kept.

@@ -94,7 +94,7 @@ def test_the_first_record_without_history_is_normal_and_says_so() -> None:
     assert (record.since_ns, record.looked_ns) == (at(0), at(0))
 
 
-def test_a_look_at_nothing_is_missing_data() -> None:
+def test_a_check_without_verdicts_is_missing_data() -> None:
     nothing = replace(check(0, CALM), verdicts=())
     assert run([nothing])[-1].mode is C
 
@@ -119,7 +119,7 @@ def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
 
 
 @given(sequences, params, st.sets(st.integers(0, 39)))
-def test_idle_times_between_looks_change_nothing_that_follows(findings, given_params, pauses) -> None:
+def test_idle_times_between_checks_change_nothing_that_follows(findings, given_params, pauses) -> None:
     record, kept = None, None
     for number, drift_check in enumerate(checks(findings)):
         kept = transition(kept, drift_check, given_params, drift_check.looked_ns)
@@ -142,13 +142,13 @@ def test_another_version_keeps_the_mode_and_counts_anew() -> None:
 
 
 @given(sequences, params)
-def test_a_look_takes_one_step_at_most(findings, given_params) -> None:
+def test_a_check_changes_the_mode_by_one_level_at_most(findings, given_params) -> None:
     cautions = [0, *(record.mode.caution for record in run(checks(findings), given_params))]
     assert all(abs(after - before) <= 1 for before, after in pairwise(cautions))
 
 
 @given(sequences, params)
-def test_a_step_back_follows_calm_looks_and_nothing_else(findings, given_params) -> None:
+def test_a_mode_is_relaxed_after_calm_checks_only(findings, given_params) -> None:
     checked = checks(findings)
     records = run(checked, given_params)
     for number, (before, after) in enumerate(pairwise(records), 1):
@@ -178,7 +178,7 @@ def test_missing_data_is_never_normal(findings, given_params) -> None:
 
 
 @given(sequences, params)
-def test_a_look_that_is_taken_twice_counts_once(findings, given_params) -> None:
+def test_a_repeated_check_counts_once(findings, given_params) -> None:
     checked = checks(findings)
     assert (
         run([drift_check for drift_check in checked for _ in range(2)], given_params)[-1]
