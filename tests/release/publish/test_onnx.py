@@ -238,7 +238,7 @@ def test_a_full_disk_publishes_nothing(workspace, artifact, monkeypatch, name):
 
 
 def test_two_filesystems_are_refused(workspace, artifact, tmp_path, monkeypatch):
-    # They are looked at, nothing is written there.
+    # Only their device numbers are read; nothing is written there.
     others = [place for place in (Path("/dev/shm"), Path(__file__).parent) if place.is_dir()]  # noqa: S108
     other = next((place for place in others if place.stat().st_dev != tmp_path.stat().st_dev), None)
     if other is None:

@@ -227,19 +227,19 @@ def test_an_alias_moved_by_another_client_completes_the_rollback_too(workspace, 
 
 
 def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
-    """Its writer was killed once the policy was written: no line in the journal says so yet."""
+    """Its writer was killed once the policy was written, and has not journaled it yet."""
     promoted(workspace, 0.3)
     promoted(workspace, 0.4)
 
     class Killed(BaseException):
         pass
 
-    def die(step: str) -> None:
+    def crash(step: str) -> None:
         if step == "listed":
             raise Killed
 
     with pytest.raises(Killed):
-        rollback(Release(workspace, PARAMS, note=die), "toy")
+        rollback(Release(workspace, PARAMS, note=crash), "toy")
     good = artifact_of(repository)
     outcome = reconcile_fully(workspace)
     assert artifact_of(repository) == good
