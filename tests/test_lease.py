@@ -161,7 +161,7 @@ def test_a_damaged_file_is_a_free_lease_with_a_higher_token(path):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_of_many_that_want_it_one_acts_at_a_time(path, tmp_path, seed):
+def test_of_many_contenders_one_acts_at_a_time(path, tmp_path, seed):
     log, threads = [], []
 
     def work(name):

@@ -1,4 +1,4 @@
-"""How much of what can be known the default network learns, on a simulator that tells the true probabilities."""
+"""How close the default network comes to the best possible loss, on a simulator whose true probabilities are known."""
 
 import numpy as np
 import pytest

@@ -64,7 +64,7 @@ def page(source: str) -> Page:
 
 
 def undrawn() -> ev.Evaluation:
-    """Without what a page draws, for tests of what it says."""
+    """Without drawings, for tests of a page's text."""
     return replace(realistic(), calibration=[], confidence=[], effects=[], attention=[])
 
 

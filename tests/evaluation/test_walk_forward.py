@@ -304,7 +304,7 @@ def standard_error(values: np.ndarray, blocks: int = 20) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("network", ["logistic", "queue_imbalance", "cnn_lstm_attention"])
-def test_where_labels_are_shuffled_nothing_is_learnt_and_the_gate_refuses(
+def test_shuffled_labels_give_no_skill_and_the_gate_refuses(
     dataset: Dataset, judged: Judge, network: str, seed: int
 ) -> None:
     changes: dict[str, Any] = {"model.network": network, "gates.skill": 1.0, "train.epochs": 3}

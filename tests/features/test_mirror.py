@@ -56,7 +56,7 @@ def through_mirror(rows: np.ndarray) -> np.ndarray:
     return rows[:, source] * np.asarray(sign, np.float32)
 
 
-def test_looked_at_twice_it_is_as_before() -> None:
+def test_mirroring_twice_gives_the_original() -> None:
     source, sign = (np.asarray(part) for part in mirror())
     assert sorted(source.tolist()) == list(range(COUNT))
     assert set(sign.tolist()) == {-1.0, 1.0}

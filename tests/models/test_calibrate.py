@@ -25,7 +25,7 @@ Outcomes = tuple[Tensor, Tensor, Tensor]
 
 
 def outcomes(rows: int = 20_000, horizons: int = 2, times: float = 1.0, shift: float = 0.0, seed: int = 1) -> Outcomes:
-    """Outputs whose logits are the true ones times and plus something, with what came true."""
+    """Outputs whose logits are the true ones, scaled and shifted, with the outcomes drawn from the true ones."""
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(rows, horizons, COLUMNS, generator=generator)
     probabilities = torch.softmax(outputs[..., :CLASSES], dim=2).reshape(-1, CLASSES)

@@ -101,7 +101,7 @@ def test_a_halt_ends_the_segment(tmp_path: Path) -> None:
     assert session.accounting.quarantined == {"trading halt": 1}
 
 
-def test_a_line_within_a_halt_is_set_aside_once(tmp_path: Path) -> None:
+def test_a_line_within_a_halt_is_quarantined_once(tmp_path: Path) -> None:
     messages = [
         "34200.0,1,6,100,1186600,-1",
         "34201.0,7,0,0,-1,-1",

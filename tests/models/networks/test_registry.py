@@ -93,7 +93,7 @@ def test_answers_are_probabilities_and_differ_from_row_to_row(saved: SavedNetwor
     assert (np.ptp(probabilities, axis=0) > 1e-3).any()
 
 
-def test_saved_and_loaded_again_it_says_the_same(saved: SavedNetwork, dataset: Dataset, parts: list[Part]) -> None:
+def test_saved_and_loaded_again_it_answers_the_same(saved: SavedNetwork, dataset: Dataset, parts: list[Part]) -> None:
     loaded = load_network(saved.folder)
     assert loaded.history == saved.trained.history
     assert loaded.uncalibrated == saved.trained.uncalibrated
@@ -172,7 +172,7 @@ def test_a_saved_network_of_another_kind_is_one_clear_error(saved: SavedNetwork,
         load_network(tmp_path)
 
 
-def test_queue_imbalance_says_the_counted_shares(dataset: Dataset, parts: list[Part], params: Params) -> None:
+def test_queue_imbalance_answers_the_counted_shares(dataset: Dataset, parts: list[Part], params: Params) -> None:
     network = train(parts, with_network(params, "queue_imbalance")).network
     # Without its calibration, which is fitted to other rows.
     fresh = type(network.calibration)(network.horizons)
