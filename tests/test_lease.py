@@ -79,7 +79,7 @@ def test_one_holds_it_and_the_next_has_a_higher_token(path):
     assert tokens == sorted(set(tokens))
 
 
-def test_it_is_renewed_for_as_long_as_its_holder_lives(path):
+def test_it_is_renewed_for_as_long_as_its_holder_runs(path):
     with hold_lease(path, "work", ttl_s=0.3, wait_s=0) as lease:
         until = lease_holder(path).expires_ns
         time.sleep(1)

@@ -97,14 +97,14 @@ def test_f4_plans_for_another_gpu_or_version_have_a_reason() -> None:
         build_s=1.0,
     )
     assert fits(build, "8.9", "10.13.2") is None
-    for capability, version, word in (
+    for capability, version, named in (
         ("9.0", "10.13.2", "9.0"),
         ("8.9", "11.4.0", "11.4.0"),
         (None, "10.13.2", "no GPU"),
     ):
         reason = fits(build, capability, version)
         assert reason is not None
-        assert word in reason
+        assert named in reason
 
 
 FAILURES = [

@@ -214,15 +214,15 @@ def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace
     repository = Repository.of(workspace)
     old, new = repository.listed("lob")
     with served(workspace, params) as (server, control):
-        sound = backend_of(workspace).read_text()
+        intact = backend_of(workspace).read_text()
         for line in (
             "answers[0][:] = np.nan",
             "answers[0][:] = 1 / 3",
             "answers[0][:] *= 2",
             "answers[2][:] = np.inf",
-            "if any(one['features'].any() for one in group): raise RuntimeError('no answer')",
+            "if any(request['features'].any() for request in group): raise RuntimeError('no answer')",
         ):
-            backend_of(workspace).write_text(sound)
+            backend_of(workspace).write_text(intact)
             change_backend(backend_of(workspace), _ANSWERED, line)
             repository.list_versions("lob", [old])
             server.withdraw("lob", [new])

@@ -87,7 +87,7 @@ def test_the_kernel_sees_the_mirrored_market_as_the_mirror_says(
 
 
 def test_every_column_has_something_to_exchange(upright: Dataset) -> None:
-    # Where a signed column was zero or both sides the same, the test above would say nothing.
+    # Where a signed column was zero or both sides the same, the test above would prove nothing.
     source, sign = mirror()
     raw = upright.rows.raw
     for column, name in enumerate(NAMES):

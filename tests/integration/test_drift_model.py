@@ -81,10 +81,10 @@ def test_scores_are_asked_by_version_and_go_back_with_their_model(workspace: Wor
             for seed, version in ((1, first), (2, second), (3, third), (3, None)):
                 rows = block(16 * seed)
                 assert score(control.endpoint, rows, version, over=over) == expected(seed, rows)
-        spoilt = block(16)
-        spoilt[0, 3, 7] = np.nan
+        with_nan = block(16)
+        with_nan[0, 3, 7] = np.nan
         with pytest.raises(InferenceServerException, match="only finite values are accepted"):
-            score(control.endpoint, spoilt, third)
+            score(control.endpoint, with_nan, third)
 
         rollback(Release(workspace, params, running_server(workspace, params)), "lob")
         assert control.ready_versions("lob") == control.ready_versions("lob_drift") == [first, second]

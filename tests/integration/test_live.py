@@ -121,7 +121,7 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_trained_o
     assert exchange.connections == 2
 
     assert {report["version"] for report in first.seconds if report["version"]} == {version}
-    (lived,) = second.ended
+    (ended,) = second.ended
     (before, after) = paths = sorted(workspace.captures.glob("usdm-sim-*.gz"))
     killed, whole = logged(workspace, "lob")
     # The second session took over what the first had left in its ring.
@@ -135,8 +135,8 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_trained_o
     assert killed[-1].reason is None
     # Nothing of the second is missing: every row of its capture was answered.
     np.testing.assert_array_equal(np.array([row.time_ns for row in whole]), rows_of([after], params))
-    assert (lived["answered"], lived["reasons"], lived["drops"]) == (len(whole), {}, 0)
-    assert lived["recorded"]["logged"] == len(whole)
+    assert (ended["answered"], ended["reasons"], ended["drops"]) == (len(whole), {}, 0)
+    assert ended["recorded"]["logged"] == len(whole)
     assert sum(row.known_ns is not None for row in whole) > len(whole) // 2
 
     texts = [line[20:] for batch in line_batches(after) for line in batch]

@@ -1,8 +1,8 @@
 """The lifecycle turns by itself: one `lobsmith up` with a simulated market at twenty times its pace, no other command.
 
-A scheduled retrain learns the captured feed; shadow evaluation judges its candidate on live rows; an alias moved in
-MLflow's own page is served; a version that turns out bad is taken back; a market that changes turns the mode
-conservative, and the page of the drift check says why.
+A scheduled retrain trains on the captured feed; shadow evaluation judges its candidate on live rows; an alias moved in
+MLflow's own page is served; a version that turns out bad is rolled back; a market that changes turns the mode
+conservative, and the page of the drift check names the reason.
 """
 
 import json

@@ -202,7 +202,7 @@ def test_a_killed_triton_is_started_again_and_answers(workspace: Workspace, para
 
     def note(event: ServeEvent) -> None:
         events.append(event)
-        # Between the death of one Triton and the start of the next clients still have to know the mode.
+        # Between the crash of one Triton and the start of the next clients still have to read the mode.
         if event.kind in (EventKind.EXITED, EventKind.SERVING):
             with urllib.request.urlopen(f"http://127.0.0.1:{params.serving.modes_port}/modes/lob", timeout=5) as page:
                 modes.append(page.read())
@@ -253,10 +253,10 @@ def test_a_cold_start_serves_the_valid_versions(workspace: Workspace, params: Pa
     old, middle, new = repository.listed("lob")
     expected = [old, middle, new]
     if damage in ("newest", "middle"):
-        victim = new if damage == "newest" else middle
-        path = repository.directory("lob", victim) / "model.onnx"
+        damaged = new if damage == "newest" else middle
+        path = repository.directory("lob", damaged) / "model.onnx"
         path.write_bytes(path.read_bytes()[:-100])
-        expected.remove(victim)
+        expected.remove(damaged)
     elif damage == "manifest":
         (repository.directory("lob", new) / "manifest.json").write_text("{")
         expected.remove(new)

@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits(train_network: Run, plain: tuple[Netw
 def test_it_keeps_the_best_epoch(train_network: Run, parts: list[Part]) -> None:
     network, history = train_network(epochs=8, learning_rate=0.1)
     losses = [epoch.validation_loss for epoch in history]
-    # A rate that great makes it worse in the end; else this test would say nothing.
+    # A rate that great makes it worse in the end; else this test would prove nothing.
     assert losses[-1] > min(losses)
     kept = validation_loss(network, parts[0].dataset, parts[0].split.validation, (1, 1))
     assert kept == pytest.approx(min(losses), rel=1e-6)

@@ -151,7 +151,7 @@ def test_no_client_ever_is_idle_and_no_alert(state, firing, traffic, client) -> 
     assert state(sources=(Source.REPLAY.value,)).name is STARTING
 
 
-def test_a_session_lives_from_its_beginning_to_its_end(state, firing, traffic, client) -> None:
+def test_a_session_is_live_from_its_beginning_to_its_end(state, firing, traffic, client) -> None:
     traffic.open("one", 10, client)
     assert str(state()) == "starting: the session was opened 10 s ago"
     assert firing() == set()
@@ -254,7 +254,7 @@ def test_an_operator_closes_what_has_crashed_and_nothing_that_runs(workspace, pa
     assert firing() == set()
 
 
-def test_of_two_clients_the_one_that_crashes_is_named_and_the_stream_lives_on(state, firing, traffic, client) -> None:
+def test_of_two_clients_the_crashed_one_is_named_and_the_stream_stays_live(state, firing, traffic, client) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         traffic.open("stays", 3600, client)
         traffic.open("crashes", 1800, other)

@@ -49,10 +49,10 @@ def read(path: Path, *lines: str) -> Session:
 
 def rows(session: Session, *kinds: int) -> list[tuple[int, int, int, float]]:
     e = session.events
-    wanted = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
+    selected = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
     return [
         (int(k), int(s), int(p), float(z))
-        for k, s, p, z in zip(e.kind[wanted], e.side[wanted], e.price[wanted], e.size[wanted], strict=True)
+        for k, s, p, z in zip(e.kind[selected], e.side[selected], e.price[selected], e.size[selected], strict=True)
     ]
 
 

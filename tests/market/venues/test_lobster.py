@@ -31,8 +31,8 @@ def write(folder: Path, messages: list[str], books: list[str], name: str = NAME)
 
 def rows(session: Session, *kinds: int) -> list[tuple[int, int, int, float]]:
     e = session.events
-    wanted = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
-    columns = (column[wanted].tolist() for column in (e.kind, e.side, e.price, e.size))
+    selected = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
+    columns = (column[selected].tolist() for column in (e.kind, e.side, e.price, e.size))
     return list(zip(*columns, strict=True))
 
 

@@ -115,7 +115,7 @@ def test_a_corrupt_mode_is_an_error_here_none_to_clients_and_replaced_by_hand(wo
         with pytest.raises(ModeError, match="lobsmith mode set MODE --model lob --reason WHY"):
             act()
     assert path.read_bytes() == content
-    assert set_mode(workspace, "lob", P, "the record is spoilt", "a person").before.mode is C
+    assert set_mode(workspace, "lob", P, "the record is corrupt", "a person").before.mode is C
     assert read_mode(workspace, "lob").mode is P
     assert take(workspace, 2, CALM).after.mode is P
 
@@ -164,7 +164,7 @@ def test_a_journal_that_cannot_be_written_stops_no_caution(workspace: Workspace)
 
 
 def killed_at(workspace: Workspace, step: int, act) -> bool:
-    """Act in a process that ends before its durable step of that number; say whether it had so many."""
+    """Act in a process that ends before its durable step of that number; return whether it had so many."""
     if not (pid := os.fork()):
         steps = count()
 
