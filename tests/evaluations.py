@@ -11,7 +11,7 @@ from lobsmith.market.instrument import Instrument
 from lobsmith.verdict import Verdict
 
 HORIZONS = (50, 100, 1000, 10_000)
-RIVALS = (MAJORITY, "queue imbalance", "logistic", "gradient boosting", "DeepLOB", "BiN-CTABL")
+BASELINES = (MAJORITY, "queue imbalance", "logistic", "gradient boosting", "DeepLOB", "BiN-CTABL")
 
 
 def around(value: float, half: float) -> Interval:
@@ -23,7 +23,7 @@ def realistic(seed: int = 7) -> ev.Evaluation:
     horizon_metrics, comparisons, calibration, confidence, confusion, effects, heads = [], [], [], [], [], [], []
     for h, horizon in enumerate(HORIZONS):
         losses = 0.65 + 0.12 * h + np.array([0, 0.21, 0.09, 0.013, 0.004, -0.002, 0.006]) + random.normal(0, 0.002, 7)
-        for predictor, loss in zip((MODEL, *RIVALS), losses, strict=True):
+        for predictor, loss in zip((MODEL, *BASELINES), losses, strict=True):
             f1 = 0.62 - 0.3 * (float(loss) - 0.6)
             horizon_metrics.append(
                 ev.HorizonMetrics(

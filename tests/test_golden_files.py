@@ -212,7 +212,7 @@ def write_past(path: Path) -> None:
 
 
 def write_mode(path: Path) -> None:
-    """The record after a look without drift and two with it, and after an operator's decision."""
+    """The mode after a check without drift and two with it, and after an operator's decision."""
     workspace = Workspace(path.parent)
     rates = HitRates(
         version=20260301093000, horizons_ms=(100, 1000), edges=(0.5, 1.0), counts=((7,), (9,)), wins=((5,), (6,))

@@ -79,7 +79,7 @@ def test_one_holds_it_and_the_next_has_a_higher_token(path):
     assert tokens == sorted(set(tokens))
 
 
-def test_it_is_renewed_for_as_long_as_its_holder_lives(path):
+def test_it_is_renewed_for_as_long_as_its_holder_runs(path):
     with hold_lease(path, "work", ttl_s=0.3, wait_s=0) as lease:
         until = lease_holder(path).expires_ns
         time.sleep(1)
@@ -161,7 +161,7 @@ def test_a_damaged_file_is_a_free_lease_with_a_higher_token(path):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_of_many_that_want_it_one_acts_at_a_time(path, tmp_path, seed):
+def test_of_many_contenders_one_acts_at_a_time(path, tmp_path, seed):
     log, threads = [], []
 
     def work(name):

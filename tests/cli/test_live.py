@@ -1,4 +1,4 @@
-"""`lobsmith live` as its users see it."""
+"""`lobsmith live` as a user runs it."""
 
 import os
 import shutil

@@ -110,7 +110,7 @@ def test_a_replay_counts_the_actionable_rows(workspace: Workspace) -> None:
         assert result.exit_code == 0, result.output
         assert "of them at every horizon; " in result.stdout
         actions = report(workspace, "--no-record", "--rows", "50")["acting"]
-        # Only the first row may come before the guard knows which version answers.
+        # Only the first row may come before the guard has read which version answers.
         assert actions["acted"] >= 49
         assert actions["acted"] == actions["in_full"]
     finally:

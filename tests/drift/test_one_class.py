@@ -69,10 +69,10 @@ def test_one_feature_that_goes_wild_is_an_alarm_and_is_named(score: DriftScoreMo
     wild = torch.from_numpy(blocks())
     column = NAMES.index(name)
     wild[:, :, column] += 20 * float(score.scale[column])
-    found, contributions = score(wild)
-    assert float(found.min()) > 1
+    scores, contributions = score(wild)
+    assert float(scores.min()) > 1
     assert (contributions.argmax(dim=1) == column).all()
-    assert torch.equal(contributions.amax(dim=1, keepdim=True), found)
+    assert torch.equal(contributions.amax(dim=1, keepdim=True), scores)
 
 
 def test_a_feature_that_stands_still_is_an_alarm() -> None:
@@ -84,9 +84,9 @@ def test_a_feature_that_stands_still_is_an_alarm() -> None:
 
 
 def test_a_block_like_either_instrument_is_no_alarm() -> None:
-    one, other = noise(3000), noise(3000, seed=1)
-    other = replace(other, raw=other.raw + 4)
-    score, fitted = fit_score(reference_of(one, other), PARAMS)
+    first, second = noise(3000), noise(3000, seed=1)
+    second = replace(second, raw=second.raw + 4)
+    score, fitted = fit_score(reference_of(first, second), PARAMS)
     assert list(fitted) == ["venue:0", "venue:1"]
     shifts = torch.tensor([0.0, 4.0, 2.0])
     block = torch.from_numpy(noise(64, seed=2).raw) + shifts.reshape(3, 1, 1)
@@ -119,9 +119,9 @@ def test_the_exported_graph_answers_like_the_network(
 @pytest.mark.parametrize("rows", [16, 32, 50, 128, 256])
 def test_blocks_of_other_lengths_have_levels_of_their_own(exported: Scorer, rows: int) -> None:
     """The mean of sixteen rows is further from the expectation than that of 256."""
-    found, _ = exported(blocks(rows=rows))
-    assert 0.2 < np.median(found) < 0.6
-    assert np.mean(found > 1) < 0.02
+    scores, _ = exported(blocks(rows=rows))
+    assert 0.2 < np.median(scores) < 0.6
+    assert np.mean(scores > 1) < 0.02
 
 
 @given(st.sampled_from([np.nan, np.inf, -np.inf]), st.integers(0, 2), st.integers(0, 63), st.integers(0, COUNT - 1))
@@ -131,17 +131,17 @@ def test_one_value_that_is_not_finite_is_an_alarm(
     rows = blocks()[:3]
     before = exported(rows)
     rows[block, row, column] = value
-    found, contributions = exported(rows)
-    assert np.isinf(found[:, 0]).tolist() == [number == block for number in range(3)]
+    scores, contributions = exported(rows)
+    assert np.isinf(scores[:, 0]).tolist() == [number == block for number in range(3)]
     assert np.argwhere(np.isinf(contributions)).tolist() == [[block, column]]
     others = [number for number in range(3) if number != block]
-    np.testing.assert_array_equal(found[others], before[0][others])
+    np.testing.assert_array_equal(scores[others], before[0][others])
 
 
 def test_values_as_large_as_they_can_be_are_an_alarm(exported: Scorer) -> None:
-    found, contributions = exported(np.full((1, 64, COUNT), np.finfo(np.float32).max, np.float32))
+    scores, contributions = exported(np.full((1, 64, COUNT), np.finfo(np.float32).max, np.float32))
     assert np.isfinite(contributions).all()
-    assert 1 < found[0, 0] < np.inf
+    assert 1 < scores[0, 0] < np.inf
 
 
 def test_one_file_for_any_number_of_blocks_and_rows(path: Path) -> None:
@@ -169,11 +169,11 @@ def test_another_process_exports_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("rows", "length"), [(20_000, 64), (1000, 32), (400, 16), (150, 16)])
 def test_a_short_window_is_cut_into_shorter_blocks(rows: int, length: int) -> None:
     score, fitted = fit_score(reference_of(noise(rows, memory=0.0)), PARAMS)
-    one = fitted["venue:0"]
-    assert (one.rows, one.block_rows) == (rows, length)
-    assert one.blocks == round(rows * 0.7) // length
-    assert 0 < one.largest < 1
-    assert np.isfinite(one.levels).all()
+    fit = fitted["venue:0"]
+    assert (fit.rows, fit.block_rows) == (rows, length)
+    assert fit.blocks == round(rows * 0.7) // length
+    assert 0 < fit.largest < 1
+    assert np.isfinite(fit.levels).all()
     assert torch.isfinite(score(torch.zeros(1, length, COUNT))[0]).all()
 
 
@@ -190,9 +190,9 @@ def test_columns_that_never_change_give_no_nan(constant: int) -> None:
     same = torch.from_numpy(rows.raw[:64])[None].clone()
     assert float(score(same)[0]) < 1
     same[:, :, 0] = 11.0
-    found, contributions = score(same)
+    scores, contributions = score(same)
     assert torch.isfinite(contributions).all()
-    assert float(found) > 1
+    assert float(scores) > 1
     assert int(contributions.argmax()) == 0
 
 

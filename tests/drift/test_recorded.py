@@ -1,4 +1,4 @@
-"""Recorded sessions: another day is told apart from what was learnt, and what comes next on the same day is not."""
+"""Recorded sessions: another day is drift from the training day, and what comes next on the same day is not."""
 
 from pathlib import Path
 
@@ -26,13 +26,13 @@ def test_another_market_is_drift_and_the_product_says_that_minutes_are_no_histor
     brief = short(PARAMS.drift, 7.0)
     scaling, rows = frozen(training, brief)
     old = newest(rows, 44, brief)
-    (found,) = checks(scaling, old, after(old, frozen(other, brief)[1]), brief, 1, follow=False)
-    assert found.finding is Finding.DRIFT
-    assert found.p_value is not None
-    assert found.p_value <= LEVEL
+    (verdict,) = checks(scaling, old, after(old, frozen(other, brief)[1]), brief, 1, follow=False)
+    assert verdict.finding is Finding.DRIFT
+    assert verdict.p_value is not None
+    assert verdict.p_value <= LEVEL
     scaling, old = frozen(training, PARAMS.drift)
-    (found,) = checks(scaling, old, after(old, frozen(other, PARAMS.drift)[1]), PARAMS.drift, 1, follow=False)
-    assert found.finding is Finding.INSUFFICIENT
+    (verdict,) = checks(scaling, old, after(old, frozen(other, PARAMS.drift)[1]), PARAMS.drift, 1, follow=False)
+    assert verdict.finding is Finding.INSUFFICIENT
 
 
 @pytest.mark.slow
@@ -40,5 +40,5 @@ def test_the_other_half_of_a_session_is_no_drift(recorded: Path) -> None:
     brief = short(PARAMS.drift, 3.0)
     scaling, rows = frozen(read(recorded, "BTC spot, 8 August", PARAMS), brief)
     old, new = halves(rows)
-    (found,) = checks(scaling, newest(old, 44, brief), new, brief, 1, follow=True)
-    assert found.finding is Finding.NO_DRIFT
+    (verdict,) = checks(scaling, newest(old, 44, brief), new, brief, 1, follow=True)
+    assert verdict.finding is Finding.NO_DRIFT

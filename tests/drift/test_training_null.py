@@ -105,9 +105,7 @@ def test_a_version_without_measured_windows_measures_them_once(tmp_path: Path, t
     assert again.past == 31
 
 
-def test_windows_that_say_the_same_all_the_time_are_too_few_for_no_drift(
-    tmp_path: Path, training: TrainingWindow
-) -> None:
+def test_windows_with_constant_answers_are_too_few_for_no_drift(tmp_path: Path, training: TrainingWindow) -> None:
     slow = [structs.replace(pair, auc=0.6 + 0.3 * at / 30) for at, pair in enumerate(training.measured)]
     verdict = check(
         market(TRAINED_S + 400),
@@ -131,7 +129,7 @@ def null() -> TrainingNull:
     return training_null(reference, {"a:A": cut(SHOWN, FIRST)}, drift_params(), 1000)
 
 
-def test_a_null_is_kept_as_it_is_and_a_spoilt_one_is_named(tmp_path: Path, null: TrainingNull) -> None:
+def test_a_null_is_kept_as_it_is_and_a_corrupt_one_is_named(tmp_path: Path, null: TrainingNull) -> None:
     assert null.streams["b:B"] == StreamNull(rows=(), answers=None)
     path = tmp_path / "null.json"
     save_null(null, path)

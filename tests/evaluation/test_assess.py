@@ -42,7 +42,7 @@ def dataset_of(count: int, seed: int = 0) -> Dataset:
 
 
 def probabilities_of(labels: np.ndarray, skill: float, seed: int) -> np.ndarray:
-    """Probabilities float32 [N, H, 3] that know the labels more or less."""
+    """Probabilities float32 [N, H, 3] that agree with the labels more or less."""
     logits = np.random.default_rng(seed).normal(size=(*labels.shape, 3)) + skill * np.eye(3)[np.maximum(labels, 0)]
     return (np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""How much of what can be known the default network learns, on a simulator that tells the true probabilities."""
+"""How close the default network comes to the best possible loss, on a simulator whose true probabilities are known."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ SHORT = 2
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_two_hours_of_an_open_market_teach_nine_tenths_of_what_can_be_known() -> None:
-    """All that is hidden is switched off, latent direction and regimes: no observer could know it, the oracle does.
+    """All that is hidden is switched off, latent direction and regimes: no observer could infer it, the oracle has it.
 
     All expectations are taken under the true probabilities, so only the sample of rows is random. The entropy of
     probabilities counted over paths is too small by (K - 1) / 2 N (Miller 1955), which is added.

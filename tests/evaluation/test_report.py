@@ -11,7 +11,7 @@ from lobsmith.evaluation.report import formatting
 from lobsmith.evaluation.report.render import render_report
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, Interval
 from lobsmith.verdict import Verdict
-from tests.evaluations import HORIZONS, RIVALS, history, realistic
+from tests.evaluations import BASELINES, HORIZONS, history, realistic
 
 SENTENCES = ("better", "no different", "worse")
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -64,7 +64,7 @@ def page(source: str) -> Page:
 
 
 def undrawn() -> ev.Evaluation:
-    """Without what a page draws, for tests of what it says."""
+    """Without drawings, for tests of a page's text."""
     return replace(realistic(), calibration=[], confidence=[], effects=[], attention=[])
 
 
@@ -95,7 +95,7 @@ def test_the_page_fetches_nothing_and_runs_nothing(source: str, page: Page) -> N
 
 
 def test_all_predictors_and_horizons_are_there(page: Page) -> None:
-    for predictor in (MODEL, *RIVALS):
+    for predictor in (MODEL, *BASELINES):
         assert page.text.count(predictor) >= 2 * len(HORIZONS)
     headings = [formatting.horizon(horizon) for horizon in HORIZONS]
     assert headings == ["50 ms", "100 ms", "1 s", "10 s"]

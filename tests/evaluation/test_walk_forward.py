@@ -139,15 +139,15 @@ STILL = np.full(40, 1_000_000, np.int64)
     ],
 )
 def test_kinds_of_markets(dataset: Dataset, spans: list[np.ndarray], expected: list[str]) -> None:
-    made = scripted(dataset, spans)
-    names = regime_names(made, np.arange(len(made.rows)), 20.0)
+    market = scripted(dataset, spans)
+    names = regime_names(market, np.arange(len(market.rows)), 20.0)
     assert names.tolist() == [name for name in expected for _ in range(40)]
 
 
 def test_only_the_given_rows_count(dataset: Dataset) -> None:
-    made = scripted(dataset, [CALM, WILD, CALM, WILD])
+    market = scripted(dataset, [CALM, WILD, CALM, WILD])
     chosen = np.concatenate([np.arange(40), np.arange(120, 160)])
-    names = regime_names(made, chosen, 20.0)
+    names = regime_names(market, chosen, 20.0)
     assert names.tolist() == ["calm"] * 40 + ["volatile"] * 40
 
 
@@ -304,7 +304,7 @@ def standard_error(values: np.ndarray, blocks: int = 20) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("network", ["logistic", "queue_imbalance", "cnn_lstm_attention"])
-def test_where_labels_are_shuffled_nothing_is_learnt_and_the_gate_refuses(
+def test_shuffled_labels_give_no_skill_and_the_gate_refuses(
     dataset: Dataset, judged: Judge, network: str, seed: int
 ) -> None:
     changes: dict[str, Any] = {"model.network": network, "gates.skill": 1.0, "train.epochs": 3}

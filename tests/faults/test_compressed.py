@@ -61,12 +61,12 @@ class Engine(StatefulModel):
         return answer._replace(probabilities=changed.astype(np.float32))
 
 
-def said(params: Params, run: tuple[Path, Compressed], engine: Engine) -> dict[str, bool]:
-    return {one.gate: one.passed for one in plan_verdicts(params, *run, engine)}
+def passed_gates(params: Params, run: tuple[Path, Compressed], engine: Engine) -> dict[str, bool]:
+    return {verdict.gate: verdict.passed for verdict in plan_verdicts(params, *run, engine)}
 
 
 def test_an_engine_that_is_the_network_passes(params: Params, run: tuple[Path, Compressed]) -> None:
-    assert said(params, run, Engine(run[0] / MODEL)) == {"parity": True, "compression": True}
+    assert passed_gates(params, run, Engine(run[0] / MODEL)) == {"parity": True, "compression": True}
 
 
 def test_f31_an_accuracy_loss_that_only_the_engine_has(params: Params, run: tuple[Path, Compressed]) -> None:
@@ -74,12 +74,12 @@ def test_f31_an_accuracy_loss_that_only_the_engine_has(params: Params, run: tupl
     loose = structs.replace(params, engine=structs.replace(params.engine, precision="int8"))
     tight = structs.replace(loose, compress=structs.replace(params.compress, log_loss=1e-4))
     dull = Engine(run[0] / MODEL, sharpness=0.8)
-    assert said(tight, run, dull) == {"parity": True, "compression": False}
+    assert passed_gates(tight, run, dull) == {"parity": True, "compression": False}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1 / 3])
 def test_f30_an_engine_whose_answers_are_none(value: float, params: Params, run: tuple[Path, Compressed]) -> None:
-    answers = said(params, run, Engine(run[0] / MODEL, broken=value))
+    answers = passed_gates(params, run, Engine(run[0] / MODEL, broken=value))
     assert answers["parity"] is False
 
 
@@ -97,14 +97,14 @@ def test_f4_plans_for_another_gpu_or_version_have_a_reason() -> None:
         build_s=1.0,
     )
     assert fits(build, "8.9", "10.13.2") is None
-    for capability, version, word in (
+    for capability, version, named in (
         ("9.0", "10.13.2", "9.0"),
         ("8.9", "11.4.0", "11.4.0"),
         (None, "10.13.2", "no GPU"),
     ):
         reason = fits(build, capability, version)
         assert reason is not None
-        assert word in reason
+        assert named in reason
 
 
 FAILURES = [
@@ -123,7 +123,7 @@ def test_what_becomes_of_plans_never_fails_a_retrain(
         raise error
 
     monkeypatch.setattr(built_plans, "build_plans", fail)
-    # The manifest is not looked at before there are plans.
+    # The manifest is not read before there are plans.
     outcome = build_and_publish(Release(Workspace(tmp_path), params), run[1], Mock(), run[0])
     assert outcome == f"no plans: {error}"
 
@@ -151,7 +151,7 @@ def test_f33_calibration_on_degenerate_rows(
     streams = {
         "nothing": [],
         "not finite": [*streams, np.full_like(streams[0], np.nan)],
-        "constant": [np.ones_like(one) for one in streams],
+        "constant": [np.ones_like(stream) for stream in streams],
     }[kind]
     if kind == "constant":
         quantise(source, target, "int8_static", streams, params.compress)

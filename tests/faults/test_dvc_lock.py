@@ -1,4 +1,4 @@
-"""F26: another process holds DVC's lock. Stages and flow do not need it; DVC says so, and works once it is free."""
+"""F26: another process holds DVC's lock. Stages and flow do not need it; DVC names it, and works once it is free."""
 
 import os
 import subprocess

@@ -36,7 +36,7 @@ def workspace(tmp_path):
     return workspace_with_mlflow(tmp_path / "project")
 
 
-def settled(workspace: Workspace) -> Reconciled:
+def reconcile_fully(workspace: Workspace) -> Reconciled:
     """Reconcile twice: the second finds nothing left to do."""
     server = StandIn(workspace)
     done = reconcile(Release(workspace, PARAMS, server), "toy")
@@ -57,7 +57,7 @@ def register_candidate(workspace, scale):
 def promoted(workspace, scale):
     version = register_candidate(workspace, scale)
     point_alias(workspace, CHAMPION, version)
-    settled(workspace)
+    reconcile_fully(workspace)
     return version
 
 
@@ -87,10 +87,10 @@ def test_every_crash_point_is_swept():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("story", "point"), [(story, point) for story, points in POINTS.items() for point in points])
-def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, point):
+def test_f20_a_killed_reconcile_is_completed_by_the_next(workspace, zygote, story, point):
     old = None if story == "first challenger" else promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4), keep=story != "refusal")
-    aliases, serving, slot = AliasTargets(champion=new), new, None
+    aliases, serving, deployed = AliasTargets(champion=new), new, None
     match story:
         case "promotion":
             point_alias(workspace, CHAMPION, new)
@@ -99,10 +99,10 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
         case "challenger":
             candidate(workspace, 0.5)
             point_alias(workspace, CHALLENGER, new)
-            aliases, serving, slot = AliasTargets(old, new), old, new
+            aliases, serving, deployed = AliasTargets(old, new), old, new
         case "rollback":
             point_alias(workspace, CHAMPION, new)
-            settled(workspace)
+            reconcile_fully(workspace)
             rollback(Release(workspace, PARAMS), "toy")
             aliases, serving = AliasTargets(champion=old), old
         case "refusal":
@@ -114,22 +114,22 @@ def test_f20_whoever_is_killed_another_one_goes_on(workspace, zygote, story, poi
     assert repository.valid("toy")[1] == {}
     if old is not None:
         assert repository.active("toy") is not None
-    settled(workspace)
-    found = alias_targets(workspace, "toy")
+    reconcile_fully(workspace)
+    targets = alias_targets(workspace, "toy")
     for alias in (CHAMPION, CHALLENGER):
-        have, want = getattr(found, alias), getattr(aliases, alias)
+        have, want = getattr(targets, alias), getattr(aliases, alias)
         assert (have and have.version) == (want and want.version)
     assert artifact_of(workspace) == serving.artifact_id
-    assert artifact_of(workspace, DEPLOYMENT) == (slot and slot.artifact_id)
+    assert artifact_of(workspace, DEPLOYMENT) == (deployed and deployed.artifact_id)
     assert repository.valid("toy")[1] == {}
-    lines = [one for one in journal.read(workspace.journal) if one.model == "toy"]
-    activated = [one.version_to for one in lines if one.action in journal.ACTIVATING]
+    entries = [entry for entry in journal.read(workspace.journal) if entry.model == "toy"]
+    activated = [entry.version_to for entry in entries if entry.action in journal.ACTIVATING]
     assert len(activated) == len(set(activated)) == {"first challenger": 1, "challenger": 1, "refusal": 1}.get(story, 2)
-    assert sum(one.action == journal.ROLLBACK_ACKNOWLEDGED for one in lines) == (story == "rollback")
+    assert sum(entry.action == journal.ROLLBACK_ACKNOWLEDGED for entry in entries) == (story == "rollback")
 
 
 @pytest.mark.slow
-def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
+def test_f21_racing_promotions_end_at_the_alias(workspace):
     """Processes that reconcile and processes that move the alias, all at once."""
     first = promoted(workspace, 0.3)
     versions = [first, *(register(workspace, candidate(workspace, scale)) for scale in (0.4, 0.5))]
@@ -143,14 +143,16 @@ def test_f21_promotions_that_race_end_in_what_the_alias_says(workspace):
             for _ in range(2)
         ]
     assert [process.wait() for process in racing] == [0] * 4
-    settled(workspace)
+    reconcile_fully(workspace)
     assert artifact_of(workspace) == versions[-1].artifact_id
     repository = Repository.of(workspace)
     assert repository.valid("toy") == (repository.versions("toy"), {})
-    lines = [one for one in journal.read(workspace.journal) if (one.model, one.action) == ("toy", journal.PROMOTED)]
-    assert [one.version_to for one in lines] == repository.versions("toy")
-    # Each wish was fulfilled once at most, and the last one certainly.
-    artifacts = [one.artifact_id for one in lines]
+    entries = [
+        entry for entry in journal.read(workspace.journal) if (entry.model, entry.action) == ("toy", journal.PROMOTED)
+    ]
+    assert [entry.version_to for entry in entries] == repository.versions("toy")
+    # Each promotion request was applied once at most, and the last one certainly.
+    artifacts = [entry.artifact_id for entry in entries]
     assert len(artifacts) == len(set(artifacts))
 
 
@@ -178,12 +180,12 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     finally:
         holder.kill()
         holder.communicate()
-    settled(workspace)
+    reconcile_fully(workspace)
     assert artifact_of(workspace) == new.artifact_id
 
 
 def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, monkeypatch):
-    """It is free when it is looked at, and locked at the call."""
+    """The database is free at the check and locked at the call."""
     # MLflow's connections wait five seconds for a lock.
     monkeypatch.setattr(sqlite3.dbapi2, "connect", partial(sqlite3.connect, timeout=0.2))
     new = register(workspace, candidate(workspace, 0.3))
@@ -200,7 +202,7 @@ def test_a_database_that_is_locked_between_two_steps_is_named_too(workspace, mon
         lock.close()
     assert "locked" in done.unreachable
     assert done.promoted == done.active
-    assert settled(workspace).promoted is None
+    assert reconcile_fully(workspace).promoted is None
 
 
 class MlflowServer:
@@ -257,7 +259,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     bad = register_candidate(workspace, 0.4)
     for version in (good, bad):
         point_alias(workspace, CHAMPION, version)
-        settled(workspace)
+        reconcile_fully(workspace)
     third = register_candidate(workspace, 0.5)
     point_alias(workspace, CHAMPION, third)
     assert not (workspace.home / "mlflow.db").exists()
@@ -278,7 +280,7 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
 
     mlflow_server.start()
     point_alias(workspace, CHAMPION, bad)  # as it was when the rollback was made
-    settled(workspace)
+    reconcile_fully(workspace)
     assert alias_targets(workspace, "toy").champion.version == good.version
     assert Repository.of(workspace).active("toy") == back.version_to
     # What the repository does not have is fetched from the server.
@@ -311,5 +313,5 @@ def test_a_rolled_back_version_can_be_asked_for_again_by_hand(workspace):
     done = request_promotion(Release(workspace, PARAMS, actor="me"), "toy", bad.version, reason="it was the feed")
     assert artifact_of(workspace) == bad.artifact_id
     assert done.promoted == done.active
-    last = [one for one in journal.read(workspace.journal) if one.action == journal.PROMOTED][-1]
+    last = [entry for entry in journal.read(workspace.journal) if entry.action == journal.PROMOTED][-1]
     assert last.reason == f"registry:{bad.version} is champion: me: it was the feed"

@@ -97,7 +97,7 @@ def test_f6_a_full_disk_does_not_stand_in_the_way_of_a_rollback(small_disk, tmp_
         (small_disk / "other").write_bytes(b"1" * PAGE)
     done = rollback(Release(workspace, PARAMS), "toy", reason="it is worse")
     assert (done.version_from, done.version_to, repository.listed("toy")) == (second, first, [first])
-    assert [one.reason for one in journal.read(workspace.journal) if one.action == journal.ROLLED_BACK] == [
+    assert [entry.reason for entry in journal.read(workspace.journal) if entry.action == journal.ROLLED_BACK] == [
         "it is worse"
     ]
     assert verify(workspace) == []
@@ -129,9 +129,9 @@ def test_f8_two_publishers_at_once_take_turns(tmp_path):
     publishers = [subprocess.Popen(command) for _ in range(3)]
     assert [process.wait() for process in publishers] == [0, 0, 0]
     entries = journal.read(workspace.journal)
-    published = [one.version_to for one in entries if (one.action, one.model) == ("published", "toy")]
+    published = [entry.version_to for entry in entries if (entry.action, entry.model) == ("published", "toy")]
     assert published == sorted(set(published))
-    assert [one.version_from for one in entries if (one.action, one.model) == ("published", "toy")] == [
+    assert [entry.version_from for entry in entries if (entry.action, entry.model) == ("published", "toy")] == [
         None,
         *published[:-1],
     ]
@@ -169,5 +169,5 @@ def test_f17_foreign_folders_are_no_versions_and_survive_a_publication(tmp_path)
         (workspace.repository / "toy" / name / "model.onnx").write_bytes(b"somebody's")
     second = put(workspace, artifact)
     assert repository.listed("toy") == repository.versions("toy") == [first, second]
-    assert {Path(one.place).name for one in verify(workspace)} == {"01", "tmp", "20990101000000.part"}
-    assert {one.kind for one in verify(workspace)} == {"foreign"}
+    assert {Path(incident.place).name for incident in verify(workspace)} == {"01", "tmp", "20990101000000.part"}
+    assert {incident.kind for incident in verify(workspace)} == {"foreign"}

@@ -210,19 +210,19 @@ def test_f12_no_load_meets_an_unload_under_way(workspace: Workspace, params: Par
 
 @pytest.mark.slow
 def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace, params: Params) -> None:
-    """READY it is each time, for that is all that Triton looks at."""
+    """Triton reports READY each time: it does not check the answers."""
     repository = Repository.of(workspace)
     old, new = repository.listed("lob")
     with served(workspace, params) as (server, control):
-        sound = backend_of(workspace).read_text()
+        intact = backend_of(workspace).read_text()
         for line in (
             "answers[0][:] = np.nan",
             "answers[0][:] = 1 / 3",
             "answers[0][:] *= 2",
             "answers[2][:] = np.inf",
-            "if any(one['features'].any() for one in group): raise RuntimeError('no answer')",
+            "if any(request['features'].any() for request in group): raise RuntimeError('no answer')",
         ):
-            backend_of(workspace).write_text(sound)
+            backend_of(workspace).write_text(intact)
             change_backend(backend_of(workspace), _ANSWERED, line)
             repository.list_versions("lob", [old])
             server.withdraw("lob", [new])
@@ -237,7 +237,7 @@ def test_f13_a_version_that_fails_its_warm_up_is_taken_back(workspace: Workspace
 
 
 @pytest.mark.parametrize("which", ["newest", "oldest"])
-def test_f14_a_sound_version_that_triton_cannot_load(workspace: Workspace, params: Params, which: str) -> None:
+def test_f14_a_valid_version_that_triton_cannot_load(workspace: Workspace, params: Params, which: str) -> None:
     repository = Repository.of(workspace)
     good, bad = repository.listed("lob") if which == "newest" else repository.listed("lob")[::-1]
     (repository.directory("lob", bad) / MODEL).write_bytes(b"no model")
@@ -303,14 +303,14 @@ def test_f50_warm_ups_are_no_traffic(workspace: Workspace, params: Params) -> No
         assert warmed.requests == params.serving.warmup_rows
         assert 0 < warmed.p50_us <= warmed.p99_us
         assert control.counts("lob")[new][0] >= warmed.requests
-        assert {one.requests for one in traffic(workspace, control, "lob").values()} == {0}
+        assert {counts.requests for counts in traffic(workspace, control, "lob").values()} == {0}
         answering(control)
         server.serve("lob", new)
-        assert {one.requests for one in traffic(workspace, control, "lob").values()} == {1}
+        assert {counts.requests for counts in traffic(workspace, control, "lob").values()} == {1}
         os.kill(control.endpoint.triton_pid, signal.SIGKILL)
         server.serve("lob", new)
         again = connect(workspace)
-        assert {one.requests for one in traffic(workspace, again, "lob").values()} == {0}
+        assert {counts.requests for counts in traffic(workspace, again, "lob").values()} == {0}
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def through_mirror(rows: np.ndarray) -> np.ndarray:
     return rows[:, source] * np.asarray(sign, np.float32)
 
 
-def test_looked_at_twice_it_is_as_before() -> None:
+def test_mirroring_twice_gives_the_original() -> None:
     source, sign = (np.asarray(part) for part in mirror())
     assert sorted(source.tolist()) == list(range(COUNT))
     assert set(sign.tolist()) == {-1.0, 1.0}
@@ -87,7 +87,7 @@ def test_the_kernel_sees_the_mirrored_market_as_the_mirror_says(
 
 
 def test_every_column_has_something_to_exchange(upright: Dataset) -> None:
-    # Where a signed column was zero or both sides the same, the test above would say nothing.
+    # Where a signed column was zero or both sides the same, the test above would prove nothing.
     source, sign = mirror()
     raw = upright.rows.raw
     for column, name in enumerate(NAMES):

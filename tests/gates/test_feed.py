@@ -1,4 +1,4 @@
-"""A retrain must not learn a broken feed, and must not take a market that has changed for one."""
+"""A retrain must refuse a broken feed, and must not take a market that has changed for one."""
 
 import numpy as np
 import pytest

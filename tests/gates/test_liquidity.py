@@ -16,7 +16,7 @@ from tests.small import small_params
 LIMITS = small_params().contract.liquidity
 
 
-def made(venue: str = "binance-usdm", symbol: str = "BTCUSDT", **more: float) -> Liquidity:
+def liquidity_of(venue: str = "binance-usdm", symbol: str = "BTCUSDT", **more: float) -> Liquidity:
     instrument = Instrument(venue=venue, symbol=symbol, tick_size=0.1, lot_size=0.001)
     values = {"seconds": 8640.0, "volume": 50.0, "mid": 60_000.0, "spread": 1e-5}
     return Liquidity(instrument=instrument, **(values | more))
@@ -49,13 +49,13 @@ def test_measures_time_weighted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("liquidity", "btc_price", "volume"),
     [
-        (made(), 0.0, 500.0),
-        (made(symbol="ETHUSDT", mid=3000.0), 60_000.0, 25.0),
-        (made(symbol="ETHUSDT", mid=3000.0), 0.0, None),
-        (made("binance-coinm", "BTCUSD_PERP", volume=60_000.0), 0.0, 1000.0),
-        (made("binance-coinm", "ETHUSD_PERP", volume=60_000.0, mid=3000.0), 60_000.0, 100.0),
-        (made("simulator", "SIM"), 0.0, 500.0),
-        (made(seconds=0.0), 0.0, 0.0),
+        (liquidity_of(), 0.0, 500.0),
+        (liquidity_of(symbol="ETHUSDT", mid=3000.0), 60_000.0, 25.0),
+        (liquidity_of(symbol="ETHUSDT", mid=3000.0), 0.0, None),
+        (liquidity_of("binance-coinm", "BTCUSD_PERP", volume=60_000.0), 0.0, 1000.0),
+        (liquidity_of("binance-coinm", "ETHUSD_PERP", volume=60_000.0, mid=3000.0), 60_000.0, 100.0),
+        (liquidity_of("simulator", "SIM"), 0.0, 500.0),
+        (liquidity_of(seconds=0.0), 0.0, 0.0),
     ],
 )
 def test_daily_volume_in_bitcoin(liquidity: Liquidity, btc_price: float, volume: float | None) -> None:
@@ -65,11 +65,11 @@ def test_daily_volume_in_bitcoin(liquidity: Liquidity, btc_price: float, volume:
 @pytest.mark.parametrize(
     ("liquidity", "volume", "spread"),
     [
-        (made(), True, True),
-        (made(volume=9.99), False, True),
-        (made(volume=10.0), True, True),
-        (made(spread=0.001), True, False),
-        (made(seconds=0.0), False, False),
+        (liquidity_of(), True, True),
+        (liquidity_of(volume=9.99), False, True),
+        (liquidity_of(volume=10.0), True, True),
+        (liquidity_of(spread=0.001), True, False),
+        (liquidity_of(seconds=0.0), False, False),
     ],
 )
 def test_thresholds(liquidity: Liquidity, volume: bool, spread: bool) -> None:
@@ -78,8 +78,10 @@ def test_thresholds(liquidity: Liquidity, volume: bool, spread: bool) -> None:
 
 
 def test_another_base_takes_the_price_of_bitcoin_from_the_same_run_or_fails_with_the_reason() -> None:
-    other = made(symbol="ETHUSDT", mid=3000.0, volume=5000.0)
-    alone, together = (liquidity_verdicts(run, LIMITS)[str(other.instrument)][0] for run in ([other], [other, made()]))
+    other = liquidity_of(symbol="ETHUSDT", mid=3000.0, volume=5000.0)
+    alone, together = (
+        liquidity_verdicts(run, LIMITS)[str(other.instrument)][0] for run in ([other], [other, liquidity_of()])
+    )
     assert not alone.passed
     assert "btc_price" in alone.evidence["problem"]
     assert together.passed

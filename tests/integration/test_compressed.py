@@ -65,15 +65,15 @@ def asked(
 ) -> np.ndarray:
     """Probabilities at the rows, streamed through a transport as the gates stream them."""
     first, spans = lead_runs(dataset, rows)
-    found = np.full((int(rows[-1]) + 1 - first, dataset.labels.shape[1], 3), np.nan, np.float32)
+    probabilities = np.full((int(rows[-1]) + 1 - first, dataset.labels.shape[1], 3), np.nan, np.float32)
     for start, stop in spans:
         state = np.zeros((1, size), np.float32)
         for begin in range(start, stop, CHUNK):
             part = dataset.rows.features[begin : min(begin + CHUNK, stop)]
             answer = transport.infer(params.model.name, version, part[None], state, 10.0)
             state = answer.next_state
-            found[begin - first : begin - first + len(part)] = answer.probabilities[0]
-    return found[rows - first]
+            probabilities[begin - first : begin - first + len(part)] = answer.probabilities[0]
+    return probabilities[rows - first]
 
 
 @pytest.mark.slow
@@ -93,9 +93,9 @@ def test_triton_gives_what_the_table_promised(name: str, tmp_path: Path) -> None
         ]
         assert control.ready_versions(params.model.name) == [version]
         for transport in transports:
-            said = asked(transport, params, version, dataset, rows, full.state_size)
-            found = fidelity(dataset, rows, said, reference, params.train.horizon_weights)
-            assert found.rows == promised.test.rows
-            assert found.delta_log_loss.value == pytest.approx(promised.delta_log_loss, abs=1e-3)
-            assert found.agreement.value == pytest.approx(promised.agreement, abs=2e-3)
-            assert found.delta_mcc.value == pytest.approx(promised.delta_mcc, abs=5e-3)
+            probabilities = asked(transport, params, version, dataset, rows, full.state_size)
+            measured = fidelity(dataset, rows, probabilities, reference, params.train.horizon_weights)
+            assert measured.rows == promised.test.rows
+            assert measured.delta_log_loss.value == pytest.approx(promised.delta_log_loss, abs=1e-3)
+            assert measured.agreement.value == pytest.approx(promised.agreement, abs=2e-3)
+            assert measured.delta_mcc.value == pytest.approx(promised.delta_mcc, abs=5e-3)

@@ -1,4 +1,4 @@
-"""A look's reports beside the MLflow run of the version that was looked at."""
+"""A drift check's reports beside the MLflow run of the version that was checked."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def reported(tmp_path):
     )
 
 
-def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported):
+def test_the_run_shows_the_newest_check_and_the_figures_of_all(tmp_path, reported):
     workspace = workspace_with_mlflow(tmp_path / "project")
     with mlflow_store(workspace) as client:
         experiment = client.create_experiment("lob", artifact_location=workspace.mlflow_artifacts.as_uri())
@@ -36,11 +36,11 @@ def test_the_run_shows_the_newest_look_and_the_figures_of_all(tmp_path, reported
         reported.page.write_text(formatting)
         assert link_to_run(workspace, reported, check, run) is None
     with mlflow_store(workspace) as client:
-        assert {one.path for one in client.list_artifacts(run, "drift")} == {"drift/drift.html", "drift/drift.json"}
+        assert {file.path for file in client.list_artifacts(run, "drift")} == {"drift/drift.html", "drift/drift.json"}
         [kept] = workspace.mlflow_artifacts.glob("*/artifacts/drift/drift.html")
         assert kept.read_text() == "second"
         points = client.get_metric_history(run, "drift.covariate.statistic")
-        assert [one.value for one in points] == [before.verdicts[0].value, drifted.covariate().value]
+        assert [point.value for point in points] == [before.verdicts[0].value, drifted.covariate().value]
         assert points[1].timestamp == drifted.NOW_NS // 1_000_000
         assert client.get_run(run).data.tags["drift"] == "Covariate drift"
 

@@ -81,10 +81,10 @@ def test_scores_are_asked_by_version_and_go_back_with_their_model(workspace: Wor
             for seed, version in ((1, first), (2, second), (3, third), (3, None)):
                 rows = block(16 * seed)
                 assert score(control.endpoint, rows, version, over=over) == expected(seed, rows)
-        spoilt = block(16)
-        spoilt[0, 3, 7] = np.nan
+        with_nan = block(16)
+        with_nan[0, 3, 7] = np.nan
         with pytest.raises(InferenceServerException, match="only finite values are accepted"):
-            score(control.endpoint, spoilt, third)
+            score(control.endpoint, with_nan, third)
 
         rollback(Release(workspace, params, running_server(workspace, params)), "lob")
         assert control.ready_versions("lob") == control.ready_versions("lob_drift") == [first, second]
@@ -98,7 +98,7 @@ def test_scores_are_asked_by_version_and_go_back_with_their_model(workspace: Wor
         assert f'"ready":[{first},{second}]' in "".join(shown.stdout.split())
 
 
-def test_a_spoilt_score_keeps_no_model_from_answering(workspace: Workspace, params: Params) -> None:
+def test_a_corrupt_score_keeps_no_model_from_answering(workspace: Workspace, params: Params) -> None:
     repository = Repository.of(workspace)
     first = repository.active("lob")
     second = publish_small(workspace, params, seed=2, scored=True).version
@@ -129,7 +129,9 @@ def test_a_score_that_triton_cannot_load_is_reported_and_tried_again(
 
         def refuse(self, model, versions, **settings):
             # A file that Triton opens and the proof does not: what it refuses cannot be foreseen.
-            broken = [repository.directory(model, one) / "model.onnx" for one in versions if model == "lob_drift"]
+            broken = [
+                repository.directory(model, version) / "model.onnx" for version in versions if model == "lob_drift"
+            ]
             kept = {path: path.read_bytes() for path in broken[1:]}
             for path in kept:
                 path.write_bytes(b"nonsense")

@@ -68,40 +68,40 @@ STAGES = ["ingest", "validate", "features", "reference", "train", "compress", "e
 
 
 def test_reproduces_skips_and_reruns_only_what_depends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = project(tmp_path / "one")
-    other = shutil.copytree(one, tmp_path / "other")
-    assert ran(dvc(one, "repro")) == STAGES
-    assert ran(dvc(one, "repro")) == []
-    first = hashes(one)
+    original = project(tmp_path / "one")
+    other = shutil.copytree(original, tmp_path / "other")
+    assert ran(dvc(original, "repro")) == STAGES
+    assert ran(dvc(original, "repro")) == []
+    first = hashes(original)
 
     monkeypatch.chdir(other)
-    said = {}
+    printed = {}
     for name in STAGES:
         done = CliRunner().invoke(cli, ["stage", name, "--json"])
         assert done.exit_code == 0, done.output
-        said[name] = json.loads(done.stdout)
+        printed[name] = json.loads(done.stdout)
     dvc(other, "commit", "--force")
     assert hashes(other) == first
-    [candidate] = said["compress"]["candidates"]
+    [candidate] = printed["compress"]["candidates"]
     names = {"name", "delta_log_loss", "delta_mcc", "agreement", "p50_us", "p99_us", "speedup", "bytes", "chosen"}
     assert names <= candidate.keys()
     assert (candidate["name"], candidate["chosen"]) == ("fp32", True)
 
-    metrics = json.loads(dvc(one, "metrics", "show", "--json"))
+    metrics = json.loads(dvc(original, "metrics", "show", "--json"))
     assert "data_fingerprint" in json.dumps(metrics)
-    dvc(one, "plots", "show")
-    page = (one / "dvc_plots" / "index.html").read_text()
+    dvc(original, "plots", "show")
+    page = (original / "dvc_plots" / "index.html").read_text()
     assert all(drawn in page for drawn in ("validation_loss", "came_true"))
 
     # These three run for real below, after the labels; here it is enough that no stage before them would.
-    seed = set_param(one, "train", "seed", 12)
-    assert ran(dvc(one, "repro", "--dry")) == ["train", "compress", "evaluate"]
-    set_param(one, "train", "seed", seed)
-    set_param(one, "contract", "minimum_seconds", 31)
-    again = ran(dvc(one, "repro"))
+    seed = set_param(original, "train", "seed", 12)
+    assert ran(dvc(original, "repro", "--dry")) == ["train", "compress", "evaluate"]
+    set_param(original, "train", "seed", seed)
+    set_param(original, "contract", "minimum_seconds", 31)
+    again = ran(dvc(original, "repro"))
     assert again[:2] == ["validate", "features"]
     assert "ingest" not in again
     # The same rows come out: nothing is trained again.
     assert "train" not in again
-    set_param(one, "labels", "horizons_ms", [100, 500])
-    assert ran(dvc(one, "repro")) == ["features", "reference", "train", "compress", "evaluate"]
+    set_param(original, "labels", "horizons_ms", [100, 500])
+    assert ran(dvc(original, "repro")) == ["features", "reference", "train", "compress", "evaluate"]

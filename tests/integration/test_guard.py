@@ -1,4 +1,4 @@
-"""A guarded client of the real Triton: with nobody watching, its own rows turn it and turn it back."""
+"""A guarded client of the real Triton: without a monitor, its own rows change its mode and change it back."""
 
 import shutil
 from collections.abc import Iterator
@@ -52,22 +52,22 @@ def served(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Iterator
 def test_every_transport_scores_alike(served: tuple[Workspace, TritonControl], params: Params) -> None:
     workspace, _ = served
     without, version = Repository.of(workspace).listed("lob")
-    found = []
+    scores = []
     for name in ("grpc", "http", "inprocess"):
         transport = open_transport(workspace, params, name)
-        found.append(transport.score("lob", version, BLOCK, 5.0))
+        scores.append(transport.score("lob", version, BLOCK, 5.0))
         with pytest.raises(ServingError):
             transport.score("lob", without, BLOCK, 5.0)
         with pytest.raises(RequestError):
             transport.score("lob", version, BLOCK[:, 1:], 5.0)
         transport.close()
-    for one in found:
-        np.testing.assert_allclose(one.contributions, (BLOCK**2).mean(axis=0), rtol=1e-5)
-        assert one.score == pytest.approx((BLOCK**2).mean(axis=0).sum(), rel=1e-5)
+    for answer in scores:
+        np.testing.assert_allclose(answer.contributions, (BLOCK**2).mean(axis=0), rtol=1e-5)
+        assert answer.score == pytest.approx((BLOCK**2).mean(axis=0).sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["grpc", "http", "inprocess"])
-def test_with_nobody_watching_rows_that_drift_turn_the_client(
+def test_drifting_rows_change_the_mode_without_a_monitor(
     served: tuple[Workspace, TritonControl], params: Params, name: str
 ) -> None:
     workspace, _ = served
@@ -76,8 +76,8 @@ def test_with_nobody_watching_rows_that_drift_turn_the_client(
     calm, wild = (np.full(COUNT, np.sqrt(size / COUNT), np.float32) for size in (0.5, 2.0))
     with open_stream(workspace, params, "simulator:SIM", transport=name, record=None, backpressure=True) as stream:
         got = [step(stream, asked[index], wild if 40 <= index < 60 else calm, index) for index in range(120)]
-    assert all(one.prediction.probabilities is not None for one in got)
-    codes = [one.abstain for one in got]
+    assert all(gated.prediction.probabilities is not None for gated in got)
+    codes = [gated.abstain for gated in got]
     assert codes[20:40] == [None] * 20
     assert codes[60] is Abstain.REFERENCE
     assert not any(got[60].actionable)

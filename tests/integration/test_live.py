@@ -63,8 +63,8 @@ def market(begins_ns: int) -> list[bytes]:
     feed = SimulatedFeed(3)
     feed.shift_ns = (begins_ns - feed.begins_ns) // NS_PER_MS * NS_PER_MS
     ends_ns = begins_ns + SECONDS * NS_PER_S
-    lived = itertools.takewhile(lambda one: one[0] < ends_ns, feed.lines())
-    return [b"%d %b" % one for one in lived]
+    due = itertools.takewhile(lambda message: message[0] < ends_ns, feed.lines())
+    return [b"%d %b" % message for message in due]
 
 
 class Live:
@@ -81,26 +81,26 @@ class Live:
 
     def _read(self) -> None:
         for line in self.process.stdout:
-            one = json.loads(line)
-            ended = one.get("ended", [])
+            event = json.loads(line)
+            ended = event.get("ended", [])
             self.ended += ended
-            self.seconds += [] if ended else [one]
+            self.seconds += [] if ended else [event]
 
     def end(self, number: int) -> tuple[float, str]:
-        """Send a signal; return how long the process takes to end, s, and what it has said."""
+        """Send a signal; return how long the process takes to end, s, and its stderr."""
         began = time.monotonic()
         self.process.send_signal(number)
-        said = self.process.stderr.read()
+        printed = self.process.stderr.read()
         self.process.wait(60)
         self._reader.join()
-        return time.monotonic() - began, said
+        return time.monotonic() - began, printed
 
 
 def sleep_until(due_ns: int) -> None:
     time.sleep(max(0.0, (due_ns - time.time_ns()) / NS_PER_S))
 
 
-def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_from(tmp_path: Path) -> None:
+def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_trained_on(tmp_path: Path) -> None:
     params = with_free_ports(small_params(**{"client.poll_s": 0.2}))
     workspace = Workspace(tmp_path)
     workspace.params.write_text(yaml.safe_dump(as_table(params)))
@@ -115,13 +115,13 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_fr
         sent_first = exchange.sent
         second = Live(workspace, exchange)
         sleep_until(begins_ns + (SECONDS + 2) * NS_PER_S)
-        took_s, said = second.end(signal.SIGTERM)
-    assert (second.process.returncode, "Traceback" in said) == (0, False)
+        took_s, printed = second.end(signal.SIGTERM)
+    assert (second.process.returncode, "Traceback" in printed) == (0, False)
     assert took_s < params.mirror.drain_s
     assert exchange.connections == 2
 
-    assert {one["version"] for one in first.seconds if one["version"]} == {version}
-    (lived,) = second.ended
+    assert {report["version"] for report in first.seconds if report["version"]} == {version}
+    (ended,) = second.ended
     (before, after) = paths = sorted(workspace.captures.glob("usdm-sim-*.gz"))
     killed, whole = logged(workspace, "lob")
     # The second session took over what the first had left in its ring.
@@ -135,8 +135,8 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_learnt_fr
     assert killed[-1].reason is None
     # Nothing of the second is missing: every row of its capture was answered.
     np.testing.assert_array_equal(np.array([row.time_ns for row in whole]), rows_of([after], params))
-    assert (lived["answered"], lived["reasons"], lived["drops"]) == (len(whole), {}, 0)
-    assert lived["recorded"]["logged"] == len(whole)
+    assert (ended["answered"], ended["reasons"], ended["drops"]) == (len(whole), {}, 0)
+    assert ended["recorded"]["logged"] == len(whole)
     assert sum(row.known_ns is not None for row in whole) > len(whole) // 2
 
     texts = [line[20:] for batch in line_batches(after) for line in batch]

@@ -71,13 +71,16 @@ def client(workspace, run):
 
 
 def test_records_parameters_metrics_and_files(workspace, run, client):
-    found = client.get_run(run.run_id)
-    assert found.info.status == "FINISHED"
-    assert found.info.run_name == "nightly"
-    assert found.data.params["train.learning_rate"] == "0.002"
-    assert found.data.metrics["test.log_loss"] == 0.9
-    assert [(one.step, one.value) for one in client.get_metric_history(run.run_id, "loss")] == [(0, 1.0), (1, 0.8)]
-    assert [one.path for one in client.list_artifacts(run.run_id)] == ["report.html"]
+    logged = client.get_run(run.run_id)
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_name == "nightly"
+    assert logged.data.params["train.learning_rate"] == "0.002"
+    assert logged.data.metrics["test.log_loss"] == 0.9
+    assert [(point.step, point.value) for point in client.get_metric_history(run.run_id, "loss")] == [
+        (0, 1.0),
+        (1, 0.8),
+    ]
+    assert [file.path for file in client.list_artifacts(run.run_id)] == ["report.html"]
 
 
 def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
@@ -89,25 +92,25 @@ def test_keeps_the_model_bit_for_bit_in_one_file(workspace, run):
     assert "model.onnx" in names
     assert not any(name.endswith(".data") for name in names)
     signature = mlflow.models.get_model_info(run.model_uri).signature
-    assert [one.name for one in signature.inputs.inputs] == ["features", "state"]
-    assert [one.name for one in signature.outputs.inputs] == ["probabilities", "outlook", "next_state"]
+    assert [tensor.name for tensor in signature.inputs.inputs] == ["features", "state"]
+    assert [tensor.name for tensor in signature.outputs.inputs] == ["probabilities", "outlook", "next_state"]
 
 
-def test_aliases_say_what_is_wanted(workspace, run):
+def test_aliases_name_the_targets(workspace, run):
     assert alias_targets(workspace, "absent") == AliasTargets()
     assert alias_targets(workspace, "lob") == AliasTargets()
     tag(workspace, "lob", run.registry_version, {"triton_version": "7"})
     set_alias(workspace, "lob", CHAMPION, run.registry_version)
     set_alias(workspace, "lob", CHALLENGER, run.registry_version)
-    found = alias_targets(workspace, "lob")
-    assert found.champion == found.challenger == registered(workspace, "lob", run.registry_version)
-    assert found.champion.run_id == run.run_id
+    targets = alias_targets(workspace, "lob")
+    assert targets.champion == targets.challenger == registered(workspace, "lob", run.registry_version)
+    assert targets.champion.run_id == run.run_id
     artifact = sha256_file(workspace.root / "run" / "model.onnx")
-    assert found.champion.tags == {"flow_run": "7", "artifact_id": artifact, "triton_version": "7"}
+    assert targets.champion.tags == {"flow_run": "7", "artifact_id": artifact, "triton_version": "7"}
     for _ in range(2):
         delete_alias(workspace, "lob", CHALLENGER)
-    assert alias_targets(workspace, "lob") == AliasTargets(champion=found.champion)
-    assert find_registered(workspace, "lob", {"artifact_id": artifact, "flow_run": "7"}) == [found.champion]
+    assert alias_targets(workspace, "lob") == AliasTargets(champion=targets.champion)
+    assert find_registered(workspace, "lob", {"artifact_id": artifact, "flow_run": "7"}) == [targets.champion]
     assert find_registered(workspace, "lob", {"flow_run": "8"}) == []
 
 
@@ -162,8 +165,10 @@ def test_refuses_what_the_registry_does_not_have(workspace, run):
 def test_a_run_that_cannot_be_recorded_is_marked_as_failed(workspace, run, client):
     with pytest.raises(ReleaseError):
         log(workspace, run_name="broken", artifacts=[workspace.root / "absent.html"])
-    [found] = client.search_runs([client.get_experiment_by_name("lob").experiment_id], "attributes.run_name = 'broken'")
-    assert found.info.status == "FAILED"
+    [broken] = client.search_runs(
+        [client.get_experiment_by_name("lob").experiment_id], "attributes.run_name = 'broken'"
+    )
+    assert broken.info.status == "FAILED"
 
 
 def test_a_locked_database_is_named(workspace, run, monkeypatch):

@@ -1,4 +1,4 @@
-"""A new market takes over by itself: a session that a model of another one refuses is answered once a retrain knows it.
+"""A new market takes over by itself: a session that a model of another one refuses is answered once retrained.
 
 A model of the simulator serves, from a real Triton; `lobsmith live` plays a recording of BTCUSDT at twenty times its
 pace. The flows of the schedules are called in this process.
@@ -47,7 +47,7 @@ SETTINGS: dict[str, Any] = {
     "window.length_s": 90,
     "window.minimum_coverage": 0.5,
     "client.poll_s": 0.2,
-    # At twenty times its pace everything is late, and a model of two epochs knows little: neither is under test.
+    # At twenty times its pace everything is late, and a model of two epochs is weak: neither is under test.
     "rollback.window_s": 1200,
     "rollback.latency_p99_ms": 60_000,
     "rollback.unanswered": 0.9,
@@ -62,9 +62,9 @@ def params() -> Params:
 
 @pytest.fixture
 def workspace(tmp_path: Path, params: Params) -> Iterator[Workspace]:
-    made = workspace_with_mlflow(tmp_path)
-    made.params.write_text(yaml.safe_dump(as_table(params)))
-    yield made
+    project = workspace_with_mlflow(tmp_path)
+    project.params.write_text(yaml.safe_dump(as_table(params)))
+    yield project
     clock.use(tmp_path / "no clock")
 
 
@@ -86,24 +86,24 @@ class Live:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         self.process = subprocess.Popen(command, **pipes, text=True, env=environment)
         self.seconds: list[dict[str, Any]] = []
-        self.said: list[str] = []
-        self._readers = [threading.Thread(target=one) for one in (self._read, self._listen)]
+        self.errors: list[str] = []
+        self._readers = [threading.Thread(target=target) for target in (self._read, self._listen)]
         for reader in self._readers:
             reader.start()
 
     def _read(self) -> None:
         for line in self.process.stdout:
-            one = json.loads(line)
-            self.seconds += [] if "ended" in one else [one]
+            event = json.loads(line)
+            self.seconds += [] if "ended" in event else [event]
 
     def _listen(self) -> None:
-        self.said += self.process.stderr
+        self.errors += self.process.stderr
 
     def eventually(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0) -> None:
         end = time.monotonic() + within_s
         while not (self.seconds and holds(self.seconds[-1])):
-            assert time.monotonic() < end, (self.seconds[-1:], self.said)
-            assert self.process.poll() is None, self.said
+            assert time.monotonic() < end, (self.seconds[-1:], self.errors)
+            assert self.process.poll() is None, self.errors
             time.sleep(0.1)
 
     def end(self) -> None:
@@ -134,34 +134,42 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
             assert (new.outcome, repository.active("lob")) == ("candidate", old.version)
             live.eventually(lambda now: f"lobsmith models promote {new.version}" in (now["detail"] or ""))
 
-            found = shadow(root)
-            assert found.decision == "promote", found.reason
+            evaluated = shadow(root)
+            assert evaluated.decision == "promote", evaluated.reason
             assert (repository.active("lob"), alias_targets(workspace, "lob").champion.version) == (
-                found.active,
+                evaluated.active,
                 new.registered,
             )
-            live.eventually(lambda now: now["version"] == found.active and now["up"] is not None)
-            answered = [one for one in live.seconds if one["version"]]
-            assert {one["abstain"] for one in answered} & {"other_instrument"} == set()
+            live.eventually(lambda now: now["version"] == evaluated.active and now["up"] is not None)
+            answered = [second for second in live.seconds if second["version"]]
+            assert {second["abstain"] for second in answered} & {"other_instrument"} == set()
 
             # No rollback: the version below was not trained on the market, and is not asked about its rows either.
             end = time.monotonic() + 60
             while (watched := monitor(root)).decision is None and time.monotonic() < end:
                 time.sleep(1)  # rows of the feed that were due before the promotion do not count
-            assert (watched.decision, watched.active, watched.fallback) == ("keep", found.active, None), watched.reason
+            assert (watched.decision, watched.active, watched.fallback) == ("keep", evaluated.active, None), (
+                watched.reason
+            )
             assert old.version in repository.listed("lob")
             assert shadow(root).reason == "there is no candidate"
         finally:
             live.end()
     [promoted] = [
-        one for one in journal.read(workspace.journal) if one.version_to == found.active and one.model == "lob"
+        entry
+        for entry in journal.read(workspace.journal)
+        if entry.version_to == evaluated.active and entry.model == "lob"
     ]
     assert f"clients ask about {BTC}, which lob {old.version} was not trained on, and about nothing" in promoted.reason
-    refusals = [line for line in live.said if StreamPhase.REFUSED in line]
-    assert len(refusals) == 2, live.said
+    refusals = [line for line in live.errors if StreamPhase.REFUSED in line]
+    assert len(refusals) == 2, live.errors
     assert "train on it" in refusals[0]
     with PredictionLog.of(workspace, "lob") as log:
-        names = [one["session"] for one in log.sessions() if (one["source"], one["instrument"]) == ("live", BTC)]
-        assert sessions_asked(log, "lob", found.active, Role.PRIMARY, names) == names
+        names = [
+            session["session"]
+            for session in log.sessions()
+            if (session["source"], session["instrument"]) == ("live", BTC)
+        ]
+        assert sessions_asked(log, "lob", evaluated.active, Role.PRIMARY, names) == names
         assert sessions_asked(log, "lob", old.version, Role.FALLBACK, names) == []
-    assert {one.name for one in alerts.read(workspace)} & {alerts.ROLLED_BACK, alerts.CANNOT_ROLL_BACK} == set()
+    assert {alert.name for alert in alerts.read(workspace)} & {alerts.ROLLED_BACK, alerts.CANNOT_ROLL_BACK} == set()

@@ -90,7 +90,9 @@ class Stream:
 
     def executions(self, model: str) -> int:
         with tritonclient.http.InferenceServerClient(self.endpoint.http_url) as client:
-            return sum(one["execution_count"] for one in client.get_inference_statistics(model)["model_stats"])
+            return sum(
+                statistics["execution_count"] for statistics in client.get_inference_statistics(model)["model_stats"]
+            )
 
     def await_executions(self, model: str, count: int) -> None:
         """Wait for Triton's count of a model: it counts a request after it has sent the answer."""
@@ -133,7 +135,7 @@ def test_a_stream_goes_from_the_plans_to_the_model_and_back(served, workspace: W
     np.testing.assert_allclose(np.stack(stream.probabilities), uninterrupted, atol=1e-5)
 
 
-def test_plans_of_another_machine_are_left_out_and_hurt_nobody(workspace: Workspace, params: Params) -> None:
+def test_plans_of_another_machine_are_skipped_without_harm(workspace: Workspace, params: Params) -> None:
     repository = Repository.of(workspace)
     version = repository.active("lob")
     plans.build(workspace.root / "engine", repository.verify("lob", version), ("1.0",))

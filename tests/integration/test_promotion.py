@@ -38,13 +38,13 @@ def params(workspace):
 
 
 def nominated(workspace: Workspace, params, seed: int) -> tuple[int, str]:
-    """Put a candidate into the slot as a retrain does; return its registered version and its artifact."""
+    """Deploy a candidate as a retrain does; return its registered version and its artifact."""
     server = running_server(workspace, params)
     manifest = publish_small(workspace, params, seed=seed, model=DEPLOYMENT, server=server)
     with mlflow_store(workspace) as client:
-        found = client.get_experiment_by_name("lob")
+        existing = client.get_experiment_by_name("lob")
         location = workspace.mlflow_artifacts.as_uri()
-        experiment = found.experiment_id if found else client.create_experiment("lob", artifact_location=location)
+        experiment = existing.experiment_id if existing else client.create_experiment("lob", artifact_location=location)
         run = client.create_run(experiment).info.run_id
         if not client.search_registered_models("name = 'lob'"):
             client.create_registered_model("lob")
@@ -76,7 +76,7 @@ def test_from_challenger_to_champion_and_back(workspace, params):
     with running_triton(workspace, params) as control:
         first, first_artifact = nominated(workspace, params, 1)
         server = running_server(workspace, params)
-        # Nothing serves yet: the first challenger is promoted, and the slot emptied.
+        # Nothing serves yet: the first challenger is promoted, and the candidate undeployed.
         done = reconcile(Release(workspace, params, server), "lob")
         assert control.ready_versions("lob") == [done.active]
         assert control.ready_versions(DEPLOYMENT) == []
@@ -104,19 +104,19 @@ def test_from_challenger_to_champion_and_back(workspace, params):
         np.testing.assert_array_equal(answer(control.endpoint, done.active), before)
         assert alias_targets(workspace, "lob").champion.version == first
 
-        # Promoting what was taken back is a new wish, and a new highest number.
+        # Promoting a rolled-back version is a new request, and gets a new highest number.
         again = command(workspace, "models", "promote", f"registry:{second}")
         assert again["active"] > promoted["active"]
         np.testing.assert_array_equal(answer(control.endpoint, again["active"]), after)
         assert repository.verify("lob", again["active"]).artifact_id == second_artifact
 
         listing = command(workspace, "models", "list")
-        assert [one["state"] for one in listing["versions"]] == ["active", "fallback"]
-        aliases = {one["version"]: one["aliases"] for one in listing["registered"]}
+        assert [row["state"] for row in listing["versions"]] == ["active", "fallback"]
+        aliases = {row["version"]: row["aliases"] for row in listing["registered"]}
         assert aliases == {first: [], second: [CHAMPION]}
         shown = command(workspace, "models", "show", str(again["active"]))
         assert shown["manifest"]["promoted_from"]["model"] in ("lob", DEPLOYMENT)
-        assert [one["action"] for one in shown["journal"] if one["model"] == "lob"][-1] == "promoted"
+        assert [entry["action"] for entry in shown["journal"] if entry["model"] == "lob"][-1] == "promoted"
         state = command(workspace, "status")
         assert state["models"]["lob"]["champion"] == f"registered version {second}"
         assert first_artifact != second_artifact

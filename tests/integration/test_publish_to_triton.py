@@ -75,7 +75,7 @@ def test_a_new_version_answers_and_the_old_one_is_not_loaded_again(workspace, pa
     outlook = ask(client, manifest.version, toy.ROWS, "outlook")
     np.testing.assert_allclose(outlook, artifact.golden.outlook, atol=1e-6)
     # Triton counts from zero again for a version that it loads again.
-    assert executions(client, old) == before
+    assert executions(client, old) >= before > 1
     assert read_config(repository.config_path("toy")).parameters["prime_rows"].string_value == "8"
 
 

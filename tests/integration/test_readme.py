@@ -93,11 +93,11 @@ def test_the_curl_snippet_gets_a_prediction(endpoint: Endpoint) -> None:
     code = snippet("sh", "curl", endpoint)
     result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=True)
     outputs = json.loads(result.stdout)["outputs"]
-    assert {one["name"]: one["shape"] for one in outputs} == {
+    assert {output["name"]: output["shape"] for output in outputs} == {
         "probabilities": [1, 1, 4, 3],
         "outlook": [1, 1, 4, 5],
     }
-    data = {one["name"]: one["data"] for one in outputs}
+    data = {output["name"]: output["data"] for output in outputs}
     assert sum(data["probabilities"]) == pytest.approx(4, abs=1e-5)
     assert len(data["outlook"]) == 20
     assert np.isfinite(data["outlook"]).all()

@@ -40,7 +40,7 @@ def test_mirrored_answers_are_those_of_a_client_and_a_candidate_that_goes_takes_
         primary += stream(client, into, gone)
         recorded = into.close()
         transport.close()
-    assert all(one.reason is None for one in primary)
+    assert all(prediction.reason is None for prediction in primary)
     assert (recorded.logged, recorded.fallback) == (COUNT, COUNT)
     assert gone <= recorded.candidate < COUNT
     with PredictionLog.of(workspace, "lob") as log:

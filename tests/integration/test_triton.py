@@ -125,15 +125,15 @@ def test_requests_of_many_streams_at_once_are_not_mixed_up(running) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    for n, one in enumerate(expected):
-        np.testing.assert_allclose(got[n].probabilities, one.probabilities, atol=1e-5)
-        np.testing.assert_allclose(got[n].outlook, one.outlook, atol=1e-5)
-        np.testing.assert_allclose(got[n].next_state, one.next_state, atol=1e-5)
+    for n, answer in enumerate(expected):
+        np.testing.assert_allclose(got[n].probabilities, answer.probabilities, atol=1e-5)
+        np.testing.assert_allclose(got[n].outlook, answer.outlook, atol=1e-5)
+        np.testing.assert_allclose(got[n].next_state, answer.next_state, atol=1e-5)
     alone.close()
 
 
 @pytest.mark.parametrize("kind", [GrpcTransport, HttpTransport])
-def test_bad_requests_are_refused_and_hurt_nobody(running, kind) -> None:
+def test_bad_requests_are_refused_and_disturb_no_other(running, kind) -> None:
     _, _, control = running
     endpoint = control.endpoint
     transport = kind(endpoint.grpc_url if kind is GrpcTransport else endpoint.http_url)
@@ -202,7 +202,7 @@ def test_a_killed_triton_is_started_again_and_answers(workspace: Workspace, para
 
     def note(event: ServeEvent) -> None:
         events.append(event)
-        # Between the death of one Triton and the start of the next clients still have to know the mode.
+        # Between the crash of one Triton and the start of the next clients still have to read the mode.
         if event.kind in (EventKind.EXITED, EventKind.SERVING):
             with urllib.request.urlopen(f"http://127.0.0.1:{params.serving.modes_port}/modes/lob", timeout=5) as page:
                 modes.append(page.read())
@@ -248,15 +248,15 @@ MORE_DAMAGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("middle",
 
 
 @pytest.mark.parametrize("damage", ["newest", "foreign", *MORE_DAMAGE])
-def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params, damage: str) -> None:
+def test_a_cold_start_serves_the_valid_versions(workspace: Workspace, params: Params, damage: str) -> None:
     repository = Repository.of(workspace)
     old, middle, new = repository.listed("lob")
     expected = [old, middle, new]
     if damage in ("newest", "middle"):
-        victim = new if damage == "newest" else middle
-        path = repository.directory("lob", victim) / "model.onnx"
+        damaged = new if damage == "newest" else middle
+        path = repository.directory("lob", damaged) / "model.onnx"
         path.write_bytes(path.read_bytes()[:-100])
-        expected.remove(victim)
+        expected.remove(damaged)
     elif damage == "manifest":
         (repository.directory("lob", new) / "manifest.json").write_text("{")
         expected.remove(new)
@@ -274,14 +274,16 @@ def test_a_cold_start_serves_what_is_sound(workspace: Workspace, params: Params,
             assert control.ready_versions("lob") == expected
             status = json.loads(CliRunner().invoke(cli, ["--root", str(workspace.root), "status", "--json"]).stdout)
         assert {int(version) for version in status["models"]["lob"]["faults"]} == faulty
-        assert {Path(one["place"]).name for one in status["findings"] if one["kind"] == "foreign"} == foreign
+        assert {
+            Path(incident["place"]).name for incident in status["findings"] if incident["kind"] == "foreign"
+        } == foreign
     assert {event.version for event in events if event.kind is EventKind.SKIPPED} == faulty
     # Once, however often the server starts.
     journaled = [entry for entry in journal.read(workspace.journal) if entry.action == journal.INTEGRITY_ERROR]
-    assert sorted(one.version_to for one in journaled if one.version_to) == sorted(faulty)
-    assert sorted(one.reason.split(": ")[0].rpartition("/")[2] for one in journaled if not one.version_to) == sorted(
-        foreign
-    )
+    assert sorted(entry.version_to for entry in journaled if entry.version_to) == sorted(faulty)
+    assert sorted(
+        entry.reason.split(": ")[0].rpartition("/")[2] for entry in journaled if not entry.version_to
+    ) == sorted(foreign)
 
 
 def test_model_processes_of_a_killed_server_are_ended(workspace: Workspace, params: Params) -> None:

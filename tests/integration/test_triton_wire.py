@@ -1,4 +1,4 @@
-"""Every way to ask gives the same answers; loads that fail or hang cost nobody else."""
+"""Every transport gives the same answers; loads that fail or hang leave other models available."""
 
 import os
 import shutil
@@ -110,7 +110,7 @@ def test_a_rollback_reaches_the_client_and_primes_it(workspace: Workspace, param
         assert {p.version for p in client.predict(ROWS[:50])} == {new}
         repository.list_versions("toy", [old])
         running_server(workspace, params).serve("toy", old)
-        # At once, without waiting for the next look-up: the version that it asks is gone.
+        # At once, without waiting for the next poll of the version: the one that it asks is gone.
         answer = client.step(ROWS[50])
         assert (answer.version, answer.reason) == (old, None)
         prime_rows = transport.describe("toy").prime_rows
@@ -160,13 +160,13 @@ def test_a_load_that_hangs_ends_at_its_deadline(workspace: Workspace, params: Pa
 
 def test_no_process_and_no_shared_memory_is_left(workspace: Workspace, params: Params) -> None:
     def processes() -> list[str]:
-        found = []
+        lines = []
         for status in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                found.append(status.read_bytes().decode(errors="replace"))
+                lines.append(status.read_bytes().decode(errors="replace"))
             except OSError:
                 continue
-        return [line for line in found if str(workspace.root) in line]
+        return [line for line in lines if str(workspace.root) in line]
 
     def regions() -> list[Path]:
         # Only this workspace's: other servers may run on this machine.
@@ -183,7 +183,7 @@ def test_no_process_and_no_shared_memory_is_left(workspace: Workspace, params: P
     assert regions() == []
 
 
-def test_a_version_whose_process_died_answers_again(workspace: Workspace, params: Params) -> None:
+def test_a_version_whose_process_was_killed_answers_again(workspace: Workspace, params: Params) -> None:
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
         transport = GrpcTransport(control.endpoint.grpc_url)

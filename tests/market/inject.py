@@ -154,7 +154,7 @@ def negative_latency(lines: Sequence[bytes], start: int, seconds: float, stream:
 def snapshot(lines: Sequence[bytes], at: int) -> bytes:
     """Return the REST snapshot that a capture would have as line `at`: all levels that the lines before left.
 
-    It is built with plain dictionaries, and knows nothing of gaps: take the lines as they were before any fault.
+    It is built with plain dictionaries, and ignores gaps: take the lines as they were before any fault.
     """
     sides: dict[str, dict[str, str]] = {"b": {}, "a": {}}
     last = -1

@@ -110,7 +110,7 @@ def test_speaks_the_schema(session: Session) -> None:
     assert account.seconds == pytest.approx(600, abs=0.2)
 
 
-def test_the_book_is_sound_after_every_message(session: Session) -> None:
+def test_the_book_is_valid_after_every_message(session: Session) -> None:
     e = session.events
     book = new_book()
     prices, sizes = np.zeros(30, np.int64), np.zeros(30)
@@ -221,7 +221,7 @@ def test_a_flash_crash_falls_and_comes_back() -> None:
 
 
 @pytest.mark.parametrize("crash", [0.0, 500.0, 5_000.0])
-def test_however_fast_it_falls_the_book_is_sound(crash: float) -> None:
+def test_however_fast_it_falls_the_book_is_valid(crash: float) -> None:
     account = simulate(SEED, 12, Dynamics(crash_at_s=5.0, crash=crash)).accounting
     assert (account.crossed, account.faults, account.segments) == (0, {}, 1)
 

@@ -21,11 +21,11 @@ from lobsmith.models.networks.registry import build
 from tests.small import small_params
 
 RIDGE = 1e-6
-Made = tuple[Tensor, Tensor, Tensor]
+Outcomes = tuple[Tensor, Tensor, Tensor]
 
 
-def made(rows: int = 20_000, horizons: int = 2, times: float = 1.0, shift: float = 0.0, seed: int = 1) -> Made:
-    """Outputs whose logits are the true ones times and plus something, with what came true."""
+def outcomes(rows: int = 20_000, horizons: int = 2, times: float = 1.0, shift: float = 0.0, seed: int = 1) -> Outcomes:
+    """Outputs whose logits are the true ones, scaled and shifted, with the outcomes drawn from the true ones."""
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.randn(rows, horizons, COLUMNS, generator=generator)
     probabilities = torch.softmax(outputs[..., :CLASSES], dim=2).reshape(-1, CLASSES)
@@ -60,7 +60,7 @@ def losses(calibration: CalibrationLayer, outputs: Tensor, direction: Tensor, bi
 @pytest.mark.parametrize("times", [3.0, 1.0, 0.25])
 def test_the_temperature_is_found(times: float) -> None:
     calibration = CalibrationLayer(2)
-    assert calibrate(calibration, *made(times=times), [RIDGE] * 2) == []
+    assert calibrate(calibration, *outcomes(times=times), [RIDGE] * 2) == []
     np.testing.assert_allclose(calibration.direction_scale, 1 / times, rtol=0.05)
     np.testing.assert_allclose(calibration.binary_scale, 1 / times, rtol=0.08)
     np.testing.assert_allclose(calibration.direction_bias, 0.0, atol=0.05)
@@ -71,7 +71,7 @@ def test_the_temperature_is_found(times: float) -> None:
 
 def test_a_shift_is_found() -> None:
     calibration = CalibrationLayer(2)
-    calibrate(calibration, *made(shift=1.5), [RIDGE] * 2)
+    calibrate(calibration, *outcomes(shift=1.5), [RIDGE] * 2)
     np.testing.assert_allclose(calibration.binary_bias, -1.5, atol=0.1)
     # Logits are relative: the bias is centred.
     np.testing.assert_allclose(calibration.direction_bias.sum(dim=1), 0.0, atol=1e-5)
@@ -79,7 +79,7 @@ def test_a_shift_is_found() -> None:
 
 
 def test_each_horizon_and_output_has_its_own() -> None:
-    outputs, direction, binary = made()
+    outputs, direction, binary = outcomes()
     outputs[:, 0, :CLASSES] *= 4
     outputs[:, 1, CLASSES + 2] *= 2
     calibration = CalibrationLayer(2)
@@ -89,7 +89,7 @@ def test_each_horizon_and_output_has_its_own() -> None:
 
 
 def test_a_ridge_draws_towards_no_change() -> None:
-    few = made(rows=200, times=3.0)
+    few = outcomes(rows=200, times=3.0)
     scales = []
     for ridge in (1e-6, 0.1, 100.0):
         calibration = CalibrationLayer(2)
@@ -111,7 +111,7 @@ def test_a_ridge_draws_towards_no_change() -> None:
 def test_the_fitted_rows_are_never_worse(
     seed: int, rows: int, times: float, shift: float, ridge: float, hidden: float
 ) -> None:
-    outputs, direction, binary = made(rows=rows, times=times, shift=shift, seed=seed)
+    outputs, direction, binary = outcomes(rows=rows, times=times, shift=shift, seed=seed)
     unknown = torch.rand(direction.shape, generator=torch.Generator().manual_seed(seed)) < hidden
     unknown[0] = False
     direction = direction.masked_fill(unknown, -1)
@@ -131,40 +131,40 @@ EVERYTHING = {f"direction at horizon {h}" for h in (0, 1)} | {
 }
 
 
-def no_rows() -> Made:
+def no_rows() -> Outcomes:
     return torch.zeros(0, 2, COLUMNS), torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, 2, BINARY)
 
 
-def all_unknown() -> Made:
-    outputs, direction, binary = made(rows=500)
+def all_unknown() -> Outcomes:
+    outputs, direction, binary = outcomes(rows=500)
     return outputs, torch.full_like(direction, -1), torch.full_like(binary, -1.0)
 
 
-def one_class() -> Made:
-    outputs, direction, binary = made(rows=500)
+def one_class() -> Outcomes:
+    outputs, direction, binary = outcomes(rows=500)
     return outputs, torch.full_like(direction, 2), torch.ones_like(binary)
 
 
-def no_hit() -> Made:
-    outputs, direction, binary = made(rows=500)
+def no_hit() -> Outcomes:
+    outputs, direction, binary = outcomes(rows=500)
     return outputs, torch.ones_like(direction), torch.zeros_like(binary)
 
 
-def few_of_a_class() -> Made:
-    outputs, direction, binary = made(rows=500)
+def few_of_a_class() -> Outcomes:
+    outputs, direction, binary = outcomes(rows=500)
     direction, binary = torch.ones_like(direction), torch.zeros_like(binary)
     direction[:9], direction[9:100], binary[:9] = 0, 2, 1
     return outputs, direction, binary
 
 
-def not_a_number() -> Made:
-    outputs, direction, binary = made(rows=500)
+def not_a_number() -> Outcomes:
+    outputs, direction, binary = outcomes(rows=500)
     outputs[7] = torch.nan
     return outputs, direction, binary
 
 
-def infinite() -> Made:
-    outputs, direction, binary = made(rows=500)
+def infinite() -> Outcomes:
+    outputs, direction, binary = outcomes(rows=500)
     outputs[7] = torch.inf
     return outputs, direction, binary
 
@@ -184,14 +184,14 @@ def test_where_there_is_nothing_to_fit_to_it_is_left_and_reported(degenerate: ob
 
 def test_of_an_earlier_calibration_nothing_is_left() -> None:
     calibration = CalibrationLayer(2)
-    calibrate(calibration, *made(times=3.0, shift=1.0), [RIDGE] * 2)
+    calibrate(calibration, *outcomes(times=3.0, shift=1.0), [RIDGE] * 2)
     assert not untouched(calibration)
     assert len(calibrate(calibration, *all_unknown(), [RIDGE] * 2)) == 2 * 4
     assert untouched(calibration)
 
 
 def test_what_can_be_fitted_is_fitted_beside_what_cannot() -> None:
-    outputs, direction, binary = made(times=3.0)
+    outputs, direction, binary = outcomes(times=3.0)
     direction[:, 1] = 0
     binary[:, 0, 1] = 1
     calibration = CalibrationLayer(2)
@@ -206,7 +206,7 @@ def test_what_can_be_fitted_is_fitted_beside_what_cannot() -> None:
 
 @pytest.mark.parametrize("value", [0.0, 3.0])
 def test_constant_logits_become_the_classes_shares(value: float) -> None:
-    _, direction, binary = made(rows=2000)
+    _, direction, binary = outcomes(rows=2000)
     direction[:1000] = 2
     calibration = CalibrationLayer(2)
     outputs = torch.full((2000, 2, COLUMNS), value)
@@ -239,7 +239,7 @@ def test_the_exported_model_is_calibrated(tmp_path: Path) -> None:
     rows = torch.randn(200, COUNT)
     with torch.inference_mode():
         outputs = network(rows.unsqueeze(0), network.cold_state(1))[0][0]
-    _, direction, binary = made(rows=200, times=3.0)
+    _, direction, binary = outcomes(rows=200, times=3.0)
     # Before the calibration is fitted, and after.
     answers = []
     for name in ("before", "after"):

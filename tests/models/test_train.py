@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bits(dataset: Dataset, parts: Split, param
     assert_same(again, trained)
 
 
-def test_labels_outside_the_training_part_are_never_learnt(
+def test_labels_outside_the_training_part_are_never_used(
     dataset: Dataset, parts: Split, params: Params, trained: Trained
 ) -> None:
     labels = dataset.labels.copy()
@@ -71,7 +71,7 @@ def test_labels_outside_the_training_part_are_never_learnt(
     assert_same(again, trained)
 
 
-def test_labels_that_are_validated_are_never_learnt(
+def test_validation_labels_are_never_trained_on(
     dataset: Dataset, parts: Split, params: Params, trained: Trained
 ) -> None:
     labels = dataset.labels.copy()

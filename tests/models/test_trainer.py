@@ -77,7 +77,7 @@ def test_the_same_seed_gives_the_same_bits(train_network: Run, plain: tuple[Netw
 def test_it_keeps_the_best_epoch(train_network: Run, parts: list[Part]) -> None:
     network, history = train_network(epochs=8, learning_rate=0.1)
     losses = [epoch.validation_loss for epoch in history]
-    # A rate that great makes it worse in the end; else this test would say nothing.
+    # A rate that great makes it worse in the end; else this test would prove nothing.
     assert losses[-1] > min(losses)
     kept = validation_loss(network, parts[0].dataset, parts[0].split.validation, (1, 1))
     assert kept == pytest.approx(min(losses), rel=1e-6)
@@ -108,7 +108,7 @@ def test_half_the_precision_trains_and_stays_close(train_network: Run, plain: tu
     assert all(tensor.dtype == torch.float32 for tensor in network.parameters())
 
 
-def test_where_nothing_is_learnt_the_rate_is_halved_and_training_ends(train_network: Run) -> None:
+def test_without_progress_the_rate_is_halved_and_training_ends(train_network: Run) -> None:
     # Where nothing costs anything no weight moves: the first epoch stays the best.
     free = {f"loss.{term}": 0.0 for term in ("direction", "significant", "withdrawal", "move", "volatility", "hinge")}
     rates = {"learning_rate": 0.008, "smallest_rate": 0.002, "rate_patience": 2, "patience": 7}

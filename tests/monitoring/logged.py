@@ -19,7 +19,7 @@ def writer(path: Path, **options) -> LogWriter:
     return LogWriter(path, HORIZONS, PARAMS, **options)
 
 
-def said(count: int, seed: int = 0) -> np.ndarray:
+def random_probabilities(count: int, seed: int = 0) -> np.ndarray:
     p = np.random.default_rng(seed).dirichlet([1, 1, 1], (count, len(HORIZONS)))
     return p.astype(np.float32)
 
@@ -35,7 +35,7 @@ def add(log: LogWriter, session: str, version, start: int, stop: int, *, role=Ro
         "mid": 1000 + row % 7,
         "latency_ns": 20_000 + row,
         "rows": 1,
-        "probabilities": said(len(row), seed),
+        "probabilities": random_probabilities(len(row), seed),
     }
     log.add_predictions(session, *version, role, **(given | changed))
 

@@ -1,4 +1,4 @@
-"""What of a prediction log is judged: which sessions, which rows of them, in whose favour."""
+"""What of a prediction log is evaluated: which sessions, which rows of them, for which version."""
 
 import shutil
 
@@ -128,7 +128,7 @@ def test_limits_are_for_what_the_version_did_as_the_active_one(workspace: Worksp
     earlier = np.arange(ROWS) < ROWS - 550
     with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "a", TIMES)
-        # The fallback until a moment ago: it was asked in chunks, and nobody waited.
+        # The fallback until a moment ago: it was asked in chunks, and no client waited for its answers.
         put(log, "a", ACTIVE, Role.FALLBACK, TIMES, earlier, latency_ns=S)
         put(log, "a", ACTIVE, Role.PRIMARY, TIMES, ~earlier, seed=1)
     assert monitored(workspace, settings, fallback=None).decision == KEEP
@@ -145,7 +145,7 @@ def test_a_fallback_that_lags_does_not_hide_a_silent_version(workspace: Workspac
     assert (verdict.decision, "unanswered" in verdict.reason) == (ROLL_BACK, True)
 
 
-def test_a_version_is_judged_on_what_it_has_learnt_beside_what_has_learnt_it_too(workspace: Workspace) -> None:
+def test_a_version_is_judged_on_instruments_that_it_and_its_fallback_were_trained_on(workspace: Workspace) -> None:
     settings = params(workspace)
     with LogWriter.of(workspace, "lob", settings) as log:
         session(log, "a", TIMES)

@@ -151,7 +151,7 @@ def test_no_client_ever_is_idle_and_no_alert(state, firing, traffic, client) -> 
     assert state(sources=(Source.REPLAY.value,)).name is STARTING
 
 
-def test_a_session_lives_from_its_beginning_to_its_end(state, firing, traffic, client) -> None:
+def test_a_session_is_live_from_its_beginning_to_its_end(state, firing, traffic, client) -> None:
     traffic.open("one", 10, client)
     assert str(state()) == "starting: the session was opened 10 s ago"
     assert firing() == set()
@@ -254,7 +254,7 @@ def test_an_operator_closes_what_has_crashed_and_nothing_that_runs(workspace, pa
     assert firing() == set()
 
 
-def test_of_two_clients_the_one_that_crashes_is_named_and_the_stream_lives_on(state, firing, traffic, client) -> None:
+def test_of_two_clients_the_crashed_one_is_named_and_the_stream_stays_live(state, firing, traffic, client) -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         traffic.open("stays", 3600, client)
         traffic.open("crashes", 1800, other)
@@ -318,7 +318,7 @@ def test_of_two_instruments_the_graver_state_counts(workspace, params, active, t
     assert connected(workspace, params, both, now_ns=NOW_NS).state == State(name=LIVE)
 
 
-def test_a_session_of_another_instrument_alone_is_nothing_to_look_at(workspace, params, active, traffic, client):
+def test_a_session_of_another_instrument_alone_is_not_checked(workspace, params, active, traffic, client):
     traffic.open("two", 3600, client, instrument=OTHER)
     traffic.rows("two", 1)
     connections = connected(workspace, params, active, now_ns=NOW_NS)
@@ -342,7 +342,7 @@ def test_rows_of_an_unknown_writer_are_a_client_while_they_come(state, traffic) 
     assert (state().name, state(100).name, state(400).name) == (LIVE, STOPPED, IDLE)
 
 
-def test_looks_that_know_too_little_warm_up(workspace, params, active, traffic, client) -> None:
+def test_checks_with_too_little_history_warm_up(workspace, params, active, traffic, client) -> None:
     traffic.open("one", 3600, client)
     traffic.rows("one", 1)
     connections = connected(workspace, params, active, now_ns=NOW_NS)

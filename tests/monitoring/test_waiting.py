@@ -32,8 +32,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 def trained_on(manifest: Manifest, *names: str) -> Manifest:
     parts = (name.split(":") for name in names)
-    made = (Instrument(venue=venue, symbol=symbol, tick_size=0.1, lot_size=0.1) for venue, symbol in parts)
-    return structs.replace(manifest, instruments=tuple(made))
+    instruments = (Instrument(venue=venue, symbol=symbol, tick_size=0.1, lot_size=0.1) for venue, symbol in parts)
+    return structs.replace(manifest, instruments=tuple(instruments))
 
 
 def connect(workspace: Workspace, instrument: str, **process) -> None:
@@ -60,7 +60,7 @@ def connect(workspace: Workspace, instrument: str, **process) -> None:
         ([OLD], [NEW], [], [], None),
         ([OLD], [NEW], [], [OLD], None),
         ([OLD], [NEW], [THIRD], [], None),
-        # Learnt both: rows are put to both as soon as there are any, and until then its clients need not wait.
+        # Trained on both: rows are put to both as soon as there are any, and until then its clients need not wait.
         ([OLD], [OLD, NEW], [NEW], [OLD], None),
         ([OLD], [OLD, NEW], [NEW], [], True),
         ([OLD, NEW], [NEW], [], [NEW], None),

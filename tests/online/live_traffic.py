@@ -1,4 +1,4 @@
-"""Answers of made-up versions to made-up rows: their losses are what a test says."""
+"""Answers of invented versions to invented rows: a test sets their losses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def answers(time_ns: np.ndarray, loss: np.ndarray | float, *, seed: int = 0, ver
     true = np.exp(-np.broadcast_to(loss, count))
     p = np.repeat(((1 - true) / 2)[:, np.newaxis], 3, axis=1)
     p[np.arange(count), labels] = true
-    made = Answers(
+    drawn = Answers(
         model="lob",
         version=version,
         time_ns=time_ns,
@@ -49,7 +49,7 @@ def answers(time_ns: np.ndarray, loss: np.ndarray | float, *, seed: int = 0, ver
         reasons={},
         horizons_ms=HORIZONS,
     )
-    return replace(made, **changes)
+    return replace(drawn, **changes)
 
 
 def compared(first: Answers, second: Answers, first_ns=PROBES, second_ns=PROBES) -> Compared:

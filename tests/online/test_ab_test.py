@@ -55,8 +55,8 @@ def test_arms_are_the_same_in_another_process() -> None:
     other = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
     assert other == [arm("BTCUSDT", k * 10**11, block_s=60, share=0.5, salt="s") for k in range(64)]
     # And on another machine, another year.
-    word = "".join("01"[arm("BTCUSDT", k * 10**11, block_s=60, share=0.5, salt="s")] for k in range(32))
-    assert word == "10101100000110100101001111001101"
+    arms = "".join("01"[arm("BTCUSDT", k * 10**11, block_s=60, share=0.5, salt="s")] for k in range(32))
+    assert arms == "10101100000110100101001111001101"
 
 
 def test_a_better_candidate_is_promoted_and_a_worse_one_rejected() -> None:

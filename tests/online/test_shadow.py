@@ -114,7 +114,7 @@ def test_without_answers_the_candidate_is_only_watched_then_rejected() -> None:
         assert verdict_of(until(odd, 900)).decision == WATCH
 
 
-def test_one_version_that_says_the_same_of_every_row() -> None:
+def test_one_version_with_the_same_answer_at_every_row() -> None:
     pair = two(2400, 0.0)
     p = np.full_like(pair.second.probabilities, 1 / 3)
     verdict = verdict_of(replace(pair, second=replace(pair.second, probabilities=p)))
@@ -169,7 +169,7 @@ def test_row_by_row_noise_with_a_memory_promotes_equals_no_more_often_than_alpha
 
 
 @pytest.mark.parametrize(("passed", "decision"), [(True, PROMOTE), (False, WATCH)])
-def test_a_winner_in_another_market_than_it_has_learnt_is_watched_on(passed: bool, decision: str) -> None:
+def test_a_winner_in_another_market_than_its_training_window_is_watched_on(passed: bool, decision: str) -> None:
     evidence = {"finding": "drift", "reason": "spread has moved"}
     market = Verdict(gate="shadow drift", passed=passed, value=0.001, threshold=0.01, evidence=evidence)
     verdict = verdict_of(two(2400, 0.02)).beside_market((market,))

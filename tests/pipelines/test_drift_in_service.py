@@ -62,7 +62,7 @@ CHANGES: dict[str, Any] = {
 }
 MODEL = "lob"
 DRIFT_FROM, DRIFT_UNTIL, DRIFT_AGAIN, END = 1260, 1320, 1440, 1480
-"""Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is dead."""
+"""Seconds of the simulated session: the market changes, changes back, and changes again once the monitor is killed."""
 NS = 1_000_000_000
 
 _UNDRAWN = {"drift_report.deadline_s": 0.05}
@@ -75,7 +75,7 @@ import json
 changes = json.loads(sys.argv[2])
 for line in sys.stdin:
     seen = drift(sys.argv[1], changes | json.loads(line), ["replay"])
-    print("LOOKED", seen.mode, seen.reason, flush=True)
+    print("CHECKED", seen.mode, seen.reason, flush=True)
 """
 
 
@@ -91,7 +91,7 @@ class Monitor:
         self.process.stdin.write(msgspec.json.encode(changes).decode() + "\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
-            if line.startswith("LOOKED"):
+            if line.startswith("CHECKED"):
                 return line
         raise AssertionError("the monitor has ended")
 
@@ -205,9 +205,9 @@ def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain
 
         monitor.process.send_signal(signal.SIGKILL)
         monitor.process.wait()
-        looked = read_mode(workspace, MODEL).looked_ns
+        checked_ns = read_mode(workspace, MODEL).looked_ns
         gated = desk.trade(DRIFT_AGAIN, END)
-        assert read_mode(workspace, MODEL).looked_ns == looked
+        assert read_mode(workspace, MODEL).looked_ns == checked_ns
         assert (gated[-1].mode, gated[-1].abstain) == (Mode.CONSERVATIVE, Abstain.REFERENCE), gated[-1]
         assert not any(gated[-1].actionable)
     finally:

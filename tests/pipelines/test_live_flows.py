@@ -61,19 +61,19 @@ def params(workspace):
     return load_params(workspace.params, SHORT)
 
 
-def settle(workspace):
+def reconcile_project(workspace):
     return reconcile(Release(workspace, params(workspace)), "toy")
 
 
 def promoted(workspace, scale):
     version = register(workspace, candidate(workspace, scale))
     point_alias(workspace, CHAMPION, version)
-    settle(workspace)
+    reconcile_project(workspace)
     return version
 
 
 def traffic(workspace, second, *, start_ns: int, worse_by: float, first=None, source=Source.LIVE, seed=0) -> None:
-    """An hour of rows that production (`first`) and another version were put to; their losses differ as told."""
+    """An hour of rows that production (`first`) and another version answered: mean losses differ by `worse_by`."""
     generator = np.random.default_rng(seed)
     row = np.arange(ROWS)
     time_ns = start_ns + NS + row * (NS // PER_SECOND)
@@ -117,7 +117,7 @@ def monitor(workspace):
 
 
 def challenged(workspace):
-    """A champion that serves, and a challenger in the slot."""
+    """A champion that serves, and a challenger that is deployed as the candidate."""
     champion = promoted(workspace, 0.3)
     manifest = candidate(workspace, 0.4)
     challenger = register(workspace, manifest)
@@ -187,11 +187,11 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     assert (line.actor, line.verdicts[0].gate) == ("monitor flow", "rollback")
     assert [alert.name for alert in alerts.firing(workspace)] == [alerts.ROLLED_BACK]
     assert alias_targets(workspace, "toy").champion.version == bad.version
-    settle(workspace)
+    reconcile_project(workspace)
     assert alias_targets(workspace, "toy").champion.version == good.version
     assert registered(workspace, "toy", bad.version).tags[SERVING] == "rolled back"
     assert Repository.of(workspace).active("toy") == fallback
-    # Somebody promotes another one: what is over is said to be.
+    # Another promotion ends the alert.
     promoted(workspace, 0.5)
     monitor(workspace)
     assert alerts.ROLLED_BACK not in [alert.name for alert in alerts.firing(workspace)]
@@ -238,7 +238,7 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     assert last.version_to == result.active
     assert "nothing serves that it could be compared with, and its gates have passed: clients ask about" in last.reason
 
-    # Rows of the old market, to which it is the worse one, do not take it back; nor is there one to go back to.
+    # Rows of the old market, on which it is the worse one, do not roll it back; nor is there a fallback.
     fallback = min(Repository.of(workspace).listed("toy"))
     traffic(workspace, ("toy", result.active), first=("toy", fallback), start_ns=time.time_ns(), worse_by=0.2, seed=1)
     watched = monitor(workspace)
@@ -345,7 +345,7 @@ def test_a_version_that_goes_before_its_plans_are_built_is_no_failure(workspace,
     assert Repository.of(workspace).active("toy") < done.promoted
 
 
-def test_nothing_is_said_to_be_taken_back_that_was_replaced_meanwhile(workspace):
+def test_a_version_replaced_before_its_rollback_raises_no_alert(workspace):
     """Another version was promoted between the verdict and the rollback, which then had nothing to do."""
     from pipelines.monitor import alert
 

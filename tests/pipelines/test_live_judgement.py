@@ -1,4 +1,4 @@
-"""What live traffic says is done: networks that have learnt, a replayed market, the real log, MLflow and flows."""
+"""Verdicts on live traffic are carried out: trained networks, a replayed market, the real log, MLflow and flows."""
 
 from dataclasses import replace
 from itertools import pairwise

@@ -108,7 +108,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         assert control.ready_versions("lob_drift") == [first.version, reconciled.promoted]
         assert control.ready_versions("lob_candidate") == []
         with urllib.request.urlopen(f"http://{control.endpoint.http_url}/v2/models/lob/stats") as answer:
-            stats = {one["version"]: one for one in json.load(answer)["model_stats"]}
+            stats = {version["version"]: version for version in json.load(answer)["model_stats"]}
         assert int(stats[str(reconciled.promoted)]["inference_stats"]["success"]["count"]) >= SMALL["serving.warmup"]
 
 
@@ -213,7 +213,7 @@ def test_a_run_that_was_killed_goes_on_in_its_folder(workspace: Workspace) -> No
     assert (again.outcome, again.version) == ("in service", whole.version)
 
 
-def test_f22_the_slot_of_a_dead_run_is_free_and_that_of_a_live_one_is_not(workspace: Workspace) -> None:
+def test_f22_the_lease_of_a_killed_run_is_free_and_that_of_a_running_one_is_not(workspace: Workspace) -> None:
     code = (
         "import sys, time; from pathlib import Path; from lobsmith.lease import hold_lease\n"
         "with hold_lease(Path(sys.argv[1]), 'retrain lob', ttl_s=600, wait_s=0):\n"

@@ -136,7 +136,7 @@ class Prefect:
 
 
 def project_in(folder: Path, deploy: Callable[[dict[str, Any]], None]) -> Path:
-    """The project before its first retrain; `deploy` changes what its prefect.yaml says."""
+    """The project before its first retrain; `deploy` changes its prefect.yaml."""
     folder.mkdir()
     shutil.copy(ROOT / "params.yaml", folder)
     (folder / "pipelines").symlink_to(ROOT / "pipelines")

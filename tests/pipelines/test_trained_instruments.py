@@ -11,7 +11,7 @@ from lobsmith.market.instrument import SIMULATED
 from tests.small import small_params
 
 
-def test_a_pooled_model_has_learnt_every_instrument_and_the_evaluated_one_first(tmp_path: Path, simulated) -> None:
+def test_a_pooled_model_is_trained_on_all_instruments_the_evaluated_one_first(tmp_path: Path, simulated) -> None:
     from pipelines.retrain import trained_instruments
 
     chosen, other = simulated(3, 60), structs.replace(SIMULATED, symbol="OTHER")

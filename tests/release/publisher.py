@@ -24,11 +24,11 @@ def main(root: Path, fatal: str, what: str = "publish") -> None:
     """Run a procedure on the model `toy` of the workspace `root`; kill the process at the crash point `fatal`."""
     workspace = Workspace(root)
 
-    def die(step: str) -> None:
+    def crash(step: str) -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    release = Release(workspace, toy.params(release__keep=2), StandIn(workspace), "the first", die)
+    release = Release(workspace, toy.params(release__keep=2), StandIn(workspace), "the first", crash)
     repository = release.repository
     match what:
         case "publish":

@@ -17,11 +17,11 @@ from tests.release.stand_in import StandIn
 def main(root: Path, fatal: str = "") -> None:
     workspace = Workspace(root)
 
-    def die(step: str) -> None:
+    def crash(step: str) -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    outcome = reconcile(Release(workspace, PARAMS, StandIn(workspace), actor="another", note=die), "toy")
+    outcome = reconcile(Release(workspace, PARAMS, StandIn(workspace), actor="another", note=crash), "toy")
     print(msgspec.json.encode(outcome).decode())
 
 

@@ -23,10 +23,10 @@ DEPLOYMENT = candidate_model("toy")
 @cache
 def _empty_database() -> Path:
     """An empty MLflow database; making it takes seconds."""
-    made = Workspace(Path(mkdtemp()))
-    with mlflow_store(made) as client:
+    workspace = Workspace(Path(mkdtemp()))
+    with mlflow_store(workspace) as client:
         client.search_registered_models()
-    return made.home / "mlflow.db"
+    return workspace.home / "mlflow.db"
 
 
 def workspace_with_mlflow(root: Path) -> Workspace:
@@ -38,8 +38,8 @@ def workspace_with_mlflow(root: Path) -> Workspace:
 
 def candidate(workspace: Workspace, scale: float, **options: Any) -> Manifest:
     """Publish an artifact as the candidate deployment, as a retrain does; options are those of `toy.artifact`."""
-    made = toy.artifact(workspace.root / f"run-{scale}", scale=scale, **options)
-    return publish(Release(workspace, toy.params()), made, model=DEPLOYMENT, contract=toy.CONTRACT)
+    artifact = toy.artifact(workspace.root / f"run-{scale}", scale=scale, **options)
+    return publish(Release(workspace, toy.params()), artifact, model=DEPLOYMENT, contract=toy.CONTRACT)
 
 
 def register(workspace: Workspace, manifest: Manifest | None, *, keep: bool = True, tagged: bool = True) -> Registered:

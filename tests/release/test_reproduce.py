@@ -27,23 +27,23 @@ from tests.small import small_params
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory) -> tuple[Workspace, Manifest]:
+def original(tmp_path_factory) -> tuple[Workspace, Manifest]:
     root, params = tmp_path_factory.mktemp("project"), small_params()
     workspace = remade.project(root, params)
     return workspace, remade.published(workspace, params)
 
 
 @pytest.fixture
-def project(made, tmp_path, monkeypatch) -> Workspace:
+def project(original, tmp_path, monkeypatch) -> Workspace:
     """A copy of the project, and a folder of its own for what is temporary."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    return Workspace(shutil.copytree(made[0].root, tmp_path / "project"))
+    return Workspace(shutil.copytree(original[0].root, tmp_path / "project"))
 
 
 @pytest.fixture
-def version(project, made) -> Path:
-    return project.repository / made[1].model / str(made[1].version)
+def version(project, original) -> Path:
+    return project.repository / original[1].model / str(original[1].version)
 
 
 def contents(root: Path) -> dict[str, tuple[int, bytes]]:

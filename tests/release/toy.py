@@ -40,7 +40,7 @@ def trust_of(version: Path) -> Trust:
 
 
 def manifest(model: str, version: int, created_ns: int, **changes: Any) -> Manifest:
-    """Return what a version says of itself that was trained here, on nothing that matters."""
+    """Return the manifest of a version that was trained here, on data that do not matter."""
     return structs.replace(
         Manifest(
             model=model,

@@ -38,7 +38,7 @@ class WantsKey(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def own_server() -> Iterator[str]:
-    """A server of the user's, which wants a key."""
+    """A server of the user's, which requires a key."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), WantsKey)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
@@ -69,7 +69,7 @@ def test_nothing_is_kept_outside_the_workspaces_own_folder(tmp_path: Path) -> No
 def test_the_users_own_servers_take_the_place_of_ours(
     tmp_path: Path, own_server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No http.server answers GET by itself: 501 counts as broken, so the class is given a page that wants a key.
+    # No http.server answers GET by itself: 501 counts as broken, so the class is given a page that requires a key.
     monkeypatch.setenv(PREFECT_API, f"{own_server}/api/")
     monkeypatch.setenv(MLFLOW_URI, own_server)
     started = catalogue(Workspace(tmp_path), PARAMS)

@@ -155,9 +155,7 @@ def test_a_service_may_come_to_its_own_end_but_not_with_an_error(root: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [server, beating], ids=["a server", "one that listens nowhere"])
-def test_a_service_that_hangs_is_said_not_to_answer_and_started_again(
-    root: Path, kind: Callable[..., dict[str, object]]
-) -> None:
+def test_a_service_that_hangs_is_reported_and_restarted(root: Path, kind: Callable[..., dict[str, object]]) -> None:
     with up(root, kind("first", silent_s=1.0)) as running:
         running.ready("first")
         hanging = running.pid("first")
@@ -339,7 +337,7 @@ def fill(place: Path) -> Path:
     return ballast
 
 
-def test_a_full_disk_is_said_before_anything_starts_and_ends_nothing_that_runs(root: Path, small_disk: Path) -> None:
+def test_a_full_disk_is_reported_before_any_start_and_ends_nothing_that_runs(root: Path, small_disk: Path) -> None:
     ballast = fill(small_disk)
     refused = subprocess.run(
         [sys.executable, "-m", "tests.services.stand_ins", str(small_disk), "[]"], capture_output=True, text=True
@@ -373,7 +371,7 @@ def test_what_cannot_be_printed_ends_nothing_either(small_disk: Path) -> None:
         assert marked(str(small_disk)) == []
 
 
-def test_a_file_that_cannot_be_written_is_said_before_anything_starts(root: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_before_anything_starts(root: Path) -> None:
     (root / ".lobsmith").touch()
     with up(root, beating("one")) as refused:
         assert refused.process.wait(20) == 1

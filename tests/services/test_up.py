@@ -81,12 +81,12 @@ def eventually(what: str, holds: Callable[[], bool], within_s: float = 120.0) ->
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    made = Project(tmp_path)
+    created = Project(tmp_path)
     try:
-        yield made
+        yield created
     finally:
-        run = read_run(made.workspace)
-        for pid in [*([] if run is None else [run.process.pid]), *made.processes()]:
+        run = read_run(created.workspace)
+        for pid in [*([] if run is None else [run.process.pid]), *created.processes()]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -53,7 +53,7 @@ def timing_of(speedup: float, use: str = "step", half: float = 0.01) -> Timing:
 
 
 def row_of(name: str, speedup: float, validation: float = 0.001, test: float | None = None, **changes: object) -> Row:
-    made = Row(
+    row = Row(
         name=name,
         precision="fp32",
         pruned=0.0,
@@ -62,7 +62,7 @@ def row_of(name: str, speedup: float, validation: float = 0.001, test: float | N
         test=lost(validation if test is None else test),
         timings=tuple(timing_of(speedup if use == "step" else 1.5, use) for use in USES),
     )
-    return structs.replace(made, **changes)
+    return structs.replace(row, **changes)
 
 
 SETTINGS = small_params().compress
@@ -225,14 +225,14 @@ def copy_of(trained: Path, params: Params, target: Path) -> Trained:
 @pytest.mark.parametrize("fault", ["nan", "infinite", "constant"])
 def test_a_network_whose_answers_are_none_is_refused(fault: str, trained: Path, params: Params, tmp_path: Path) -> None:
     """F30."""
-    made = copy_of(trained, params, tmp_path)
+    copied = copy_of(trained, params, tmp_path)
     with torch.no_grad():
-        for layer in (made.network.readout, made.network.linear):
+        for layer in (copied.network.readout, copied.network.linear):
             if fault == "constant":
                 layer.weight.zero_()
             else:
                 layer.bias.fill_(float("nan") if fault == "nan" else float("inf"))
-    save_network(made, params.model, params.labels.horizons_ms, tmp_path)
+    save_network(copied, params.model, params.labels.horizons_ms, tmp_path)
     with pytest.raises(TrainingError, match="cannot be served.*(not finite|never change)"):
         compress(small_params(), tmp_path)
     assert not (tmp_path / MODEL).exists()
@@ -252,8 +252,8 @@ def test_networks_without_units_to_prune_say_so(trained: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_named_candidate_is_served(trained: Path, params: Params, tmp_path: Path) -> None:
-    made = copy_of(trained, params, tmp_path)
-    save_network(made, params.model, params.labels.horizons_ms, tmp_path)
+    copied = copy_of(trained, params, tmp_path)
+    save_network(copied, params.model, params.labels.horizons_ms, tmp_path)
     named = small_params(**{"compress.precisions": ["fp32", "int8_static"], "compress.candidate": "int8_static"})
     summary = compress(named, tmp_path)
     assert (summary.name, summary.precision) == ("int8_static", "int8_static")

@@ -181,7 +181,7 @@ def streams(draw) -> Events:
 
 @settings(max_examples=300, deadline=None)
 @given(streams())
-def test_any_stream_gives_what_the_definition_says(events: Events) -> None:
+def test_any_stream_equals_the_definition(events: Events) -> None:
     alerts = watched(events, SMALL)
     assert alerts == expected_alerts(events, SMALL)
     assert watched_in_parts(events, SMALL) == alerts

@@ -19,7 +19,7 @@ def record(mode: Mode = Mode.NORMAL, *, version: int = 1, looked_ns: int = NOW_N
 
 @dataclass
 class Modes:
-    """A source of modes that returns what the test wants."""
+    """A source of modes that returns what the test sets."""
 
     says: PublishedMode | Exception | None = None
 
@@ -31,7 +31,7 @@ class Modes:
 
 @dataclass
 class Scores:
-    """Scores blocks as the test wants; by default all alike. Requests stay in `asked`."""
+    """Scores blocks as the test sets; by default all alike. Requests stay in `asked`."""
 
     says: float | BaseException = 0.5
     then: Sequence[float | BaseException] = ()

@@ -25,12 +25,12 @@ PARAMS = ModelParams(name="lob", network="cnn_lstm_attention", channels=8, hidde
 
 def network(name: str = "cnn_lstm_attention", **changes: object) -> Network:
     torch.manual_seed(3)
-    made = build(structs.replace(PARAMS, network=name, **changes), COUNT, HORIZONS).eval()
-    for parameter in made.parameters():
+    built = build(structs.replace(PARAMS, network=name, **changes), COUNT, HORIZONS).eval()
+    for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    for tensor in made.calibration.buffers():
+    for tensor in built.calibration.buffers():
         tensor.uniform_(0.5, 1.5)
-    return made
+    return built
 
 
 def rows(count: int = 120) -> np.ndarray:
@@ -93,13 +93,13 @@ class _Reader(CalibrationDataReader):
 
 
 def test_quantised_graphs_keep_their_numbers(tmp_path: Path) -> None:
-    made = network()
-    export_onnx(made, tmp_path / "fp32.onnx")
+    general = network()
+    export_onnx(general, tmp_path / "fp32.onnx")
     quant_pre_process(str(tmp_path / "fp32.onnx"), str(tmp_path / "ready.onnx"), skip_symbolic_shape=True)
     quantize_static(
         str(tmp_path / "ready.onnx"),
         str(tmp_path / "static.onnx"),
-        _Reader(made.state_size),
+        _Reader(general.state_size),
         per_channel=True,
         op_types_to_quantize=["Conv", "MatMul", "Gemm"],
         extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
@@ -112,15 +112,15 @@ def test_quantised_graphs_keep_their_numbers(tmp_path: Path) -> None:
 
 
 def test_a_wider_wire_state_is_carried(tmp_path: Path) -> None:
-    made = network()
-    export_onnx(made, tmp_path / "exact.onnx")
-    export_onnx(made, tmp_path / "padded.onnx", made.state_size + 7)
+    general = network()
+    export_onnx(general, tmp_path / "exact.onnx")
+    export_onnx(general, tmp_path / "padded.onnx", general.state_size + 7)
     specialise(tmp_path / "padded.onnx", tmp_path / "single.onnx")
     assert_same(tmp_path / "padded.onnx", tmp_path / "single.onnx")
     exact, state = stepped(tmp_path / "single.onnx", rows())
     probabilities, outlook, _ = OnnxModel(tmp_path / "exact.onnx").predict(rows(), chunk=1)
     np.testing.assert_allclose(exact, np.concatenate([probabilities, outlook], axis=2), rtol=1e-5, atol=1e-6)
-    assert not state[0, made.state_size :].any()
+    assert not state[0, general.state_size :].any()
 
 
 def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:

@@ -251,7 +251,7 @@ def test_the_last_epoch_is_kept_even_where_another_validates_better(
     assert tuple(epochs) == student.history
     assert [epoch.epoch for epoch in epochs] == [1, 2, 3, 4, 5, 6]
     losses = [epoch.validation_loss for epoch in epochs]
-    # A rate that great makes it worse in the end; else this test would say nothing.
+    # A rate that great makes it worse in the end; else this test would prove nothing.
     assert losses[-1] > 1.01 * min(losses)
     assert loss_on(student.network, parts, "validation", trained.network) == pytest.approx(losses[-1], rel=1e-5)
 

@@ -40,18 +40,18 @@ DEEP = structs.replace(SERVED, channels=4, hidden=24, layers=3, ring=20, attenti
 
 def network(params: ModelParams, features: int, horizons: int = 3, *, seed: int = 3, std: float = 0.3) -> Network:
     torch.manual_seed(seed)
-    made = build(params, features, tuple(100 * 2**h for h in range(horizons))).eval()
-    for parameter in made.parameters():
+    built = build(params, features, tuple(100 * 2**h for h in range(horizons))).eval()
+    for parameter in built.parameters():
         torch.nn.init.normal_(parameter, std=std)
-    for tensor in (*made.calibration.buffers(), made.scale):
+    for tensor in (*built.calibration.buffers(), built.scale):
         tensor.uniform_(0.5, 1.5)
-    made.location.normal_()
-    return made
+    built.location.normal_()
+    return built
 
 
 def exported(params: ModelParams, path: Path, *, features: int = 11, padding: int = 0, **options: float) -> Path:
-    made = network(params, features, **options)
-    export_onnx(made, path, made.state_size + padding)
+    source = network(params, features, **options)
+    export_onnx(source, path, source.state_size + padding)
     return path
 
 
@@ -107,10 +107,10 @@ def real_rows(recorded: Path) -> np.ndarray:
 @pytest.mark.parametrize("params", [SERVED, structs.replace(SERVED, layers=2)])
 def test_the_same_on_recorded_rows(params: ModelParams, real_rows: np.ndarray, tmp_path: Path) -> None:
     features = real_rows
-    made = network(params, features.shape[1], horizons=4, std=0.2)
-    made.location.copy_(torch.from_numpy(features.mean(axis=0)))
-    made.scale.copy_(torch.from_numpy(features.std(axis=0).clip(1e-3)))
-    export_onnx(made, tmp_path / "model.onnx")
+    source = network(params, features.shape[1], horizons=4, std=0.2)
+    source.location.copy_(torch.from_numpy(features.mean(axis=0)))
+    source.scale.copy_(torch.from_numpy(features.std(axis=0).clip(1e-3)))
+    export_onnx(source, tmp_path / "model.onnx")
     assert_same(tmp_path / "model.onnx", features)
 
 
@@ -131,8 +131,8 @@ def test_the_same_on_recorded_rows(params: ModelParams, real_rows: np.ndarray, t
     std=st.sampled_from([0.05, 0.2, 0.3]),
 )
 def test_any_sizes(sizes: dict[str, int], features: int, horizons: int, seed: int, std: float, tmp_path: Path) -> None:
-    made = network(structs.replace(SERVED, **sizes), features, horizons, seed=seed, std=std)
-    export_onnx(made, tmp_path / "any.onnx")
+    source = network(structs.replace(SERVED, **sizes), features, horizons, seed=seed, std=std)
+    export_onnx(source, tmp_path / "any.onnx")
     inputs = rows(2 * sizes["ring"] + 3, features)
     model = CompiledStep(tmp_path / "any.onnx")
     expected, state = by_runtime(OnnxModel(tmp_path / "any.onnx"), inputs)
@@ -212,8 +212,8 @@ def test_a_value_that_is_not_finite_is_refused_before_and_shows_after(tmp_path: 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "cnn_lstm_attention"])
 def test_other_networks_are_refused(name: str, tmp_path: Path) -> None:
-    made = network(structs.replace(SERVED, network=name), 75)
-    export_onnx(made, tmp_path / "model.onnx")
+    source = network(structs.replace(SERVED, network=name), 75)
+    export_onnx(source, tmp_path / "model.onnx")
     with pytest.raises(
         PrecisionError, match=r"model.onnx: not a network that the compiled step supports .* ONNX Runtime runs it$"
     ):

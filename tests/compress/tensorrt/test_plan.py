@@ -39,7 +39,7 @@ def test_plans_fit_their_own_capabilities_and_version_only(capability, tensorrt,
     assert (message is None) if reason is None else (reason in message)
 
 
-def test_the_driver_says_what_pytorch_says():
+def test_the_driver_reports_what_pytorch_reports():
     if torch.cuda.is_available():
         assert this_gpu().capability == ".".join(map(str, torch.cuda.get_device_capability(0)))
     elif not Path("/proc/driver/nvidia").exists():

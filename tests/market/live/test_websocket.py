@@ -97,7 +97,7 @@ def test_a_dropped_connection_is_marked_and_mended(tmp_path: Path, lines: list[b
     assert captured_session(summary).accounting.faults["reconnect"] == 2
 
 
-def test_a_connection_that_is_only_silent_is_taken_for_dead(tmp_path: Path, lines: list[bytes]) -> None:
+def test_a_silent_connection_is_treated_as_lost(tmp_path: Path, lines: list[bytes]) -> None:
     summary, exchange = capture(tmp_path, lines, Script(silent_at=(2000,), pause_s=0.005))
     assert (exchange.connections, summary.reconnects, summary.snapshots) == (2, 1, 2)
     assert captured_session(summary).accounting.faults["reconnect"] == 1

@@ -138,9 +138,9 @@ def assert_confined(clean: Read, place: Place) -> Confined:
             assert np.count_nonzero(events.kind == GAP) == segments - 1
             assert np.count_nonzero(events.kind == CLEAR) == segments
         after = clean.events.slice(int(np.searchsorted(clean.events.local_time, ends)), len(clean.events))
-        wanted = set(after.sequence[after.kind == TICKER_EVENT].tolist())
+        after_the_fault = set(after.sequence[after.kind == TICKER_EVENT].tolist())
         faulty_books = books(events)
-        expected = {update: shown for update, shown in clean_books.items() if update in wanted}
+        expected = {update: shown for update, shown in clean_books.items() if update in after_the_fault}
         assert len(expected) > place.tickers_after
         assert {update: faulty_books.get(update) for update in expected} == expected
         gaps = np.flatnonzero(events.kind == GAP)

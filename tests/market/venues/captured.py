@@ -96,14 +96,14 @@ def regular(count: int, begin: int = 0) -> list[bytes]:
 
     Difference, ticker, trade, ticker, in turn; each is received 1 s before it was sent, for the clock is behind.
     """
-    made = [snapshot(begin, 50, levels(("61800.0", "1"), ("61799.5", "4")), levels(("61800.1", "2")))]
+    lines = [snapshot(begin, 50, levels(("61800.0", "1"), ("61799.5", "4")), levels(("61800.1", "2")))]
     for k in range(count):
         local, update = begin + STEP_MS * (k + 1), 60 + 10 * k
         if k % 4 == 0:
             changed = [(f"6179{k // 4 % 9}.0", f"{k + 1}")]
-            made.append(futures_depth(local, max(50, update - 40), update - 9, update, changed))
+            lines.append(futures_depth(local, max(50, update - 40), update - 9, update, changed))
         elif k % 4 == 2:
-            made.append(trade(local, k, "61800.1", "0.004", False))
+            lines.append(trade(local, k, "61800.1", "0.004", False))
         else:
-            made.append(futures_ticker(local, update, ("61800.0", f"{k}"), ("61800.1", "2")))
-    return [text.rstrip(b"\n") for text in made]
+            lines.append(futures_ticker(local, update, ("61800.0", f"{k}"), ("61800.1", "2")))
+    return [text.rstrip(b"\n") for text in lines]

@@ -49,10 +49,10 @@ def read(path: Path, *lines: str) -> Session:
 
 def rows(session: Session, *kinds: int) -> list[tuple[int, int, int, float]]:
     e = session.events
-    wanted = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
+    selected = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
     return [
         (int(k), int(s), int(p), float(z))
-        for k, s, p, z in zip(e.kind[wanted], e.side[wanted], e.price[wanted], e.size[wanted], strict=True)
+        for k, s, p, z in zip(e.kind[selected], e.side[selected], e.price[selected], e.size[selected], strict=True)
     ]
 
 
@@ -109,7 +109,7 @@ def test_the_younger_order_is_the_aggressor(tmp_path: Path, maker: int, taker: i
         order(11, "deleted", 5, taker, price, "0.00000000"),
         order(12, "changed", rest, maker, price, left),
         trade(13, 77, float(price), 0.25),
-        trade(14, 78, float(price), 0.125),  # nobody's
+        trade(14, 78, float(price), 0.125),  # of no known order
     ]
     session = read(tmp_path / "log", *OPENING, *lines)
     assert [(s, z) for _, s, _, z in rows(session, TRADE)] == [(side, 0.25), (0, 0.125)]

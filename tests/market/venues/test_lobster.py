@@ -31,8 +31,8 @@ def write(folder: Path, messages: list[str], books: list[str], name: str = NAME)
 
 def rows(session: Session, *kinds: int) -> list[tuple[int, int, int, float]]:
     e = session.events
-    wanted = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
-    columns = (column[wanted].tolist() for column in (e.kind, e.side, e.price, e.size))
+    selected = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
+    columns = (column[selected].tolist() for column in (e.kind, e.side, e.price, e.size))
     return list(zip(*columns, strict=True))
 
 
@@ -101,7 +101,7 @@ def test_a_halt_ends_the_segment(tmp_path: Path) -> None:
     assert session.accounting.quarantined == {"trading halt": 1}
 
 
-def test_a_line_within_a_halt_is_set_aside_once(tmp_path: Path) -> None:
+def test_a_line_within_a_halt_is_quarantined_once(tmp_path: Path) -> None:
     messages = [
         "34200.0,1,6,100,1186600,-1",
         "34201.0,7,0,0,-1,-1",

@@ -56,8 +56,8 @@ def write(path: Path, header: str, *lines: str) -> Path:
 
 def rows(session: Session, *kinds: int) -> list[tuple[int, int, int, float]]:
     e = session.events
-    wanted = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
-    columns = (column[wanted].tolist() for column in (e.kind, e.side, e.price, e.size))
+    selected = np.isin(e.kind, kinds or (CLEAR, LEVEL, TRADE, GAP))
+    columns = (column[selected].tolist() for column in (e.kind, e.side, e.price, e.size))
     return list(zip(*columns, strict=True))
 
 

@@ -26,7 +26,7 @@ from tests.small import SMALL, params_file
 ROWS = 250
 
 
-class Made(NamedTuple):
+class SavedNetwork(NamedTuple):
     """One trained network, and the model that was exported from it."""
 
     params: Params
@@ -45,15 +45,15 @@ def parts(dataset: Dataset, params: Params) -> list[Part]:
 
 
 @pytest.fixture(scope="module", params=list(NETWORKS))
-def made(
+def saved(
     request: pytest.FixtureRequest, parts: list[Part], params: Params, tmp_path_factory: pytest.TempPathFactory
-) -> Made:
+) -> SavedNetwork:
     chosen = with_network(params, request.param)
     folder = tmp_path_factory.mktemp(request.param)
     trained = train(parts, chosen)
     save_network(trained, chosen.model, params.labels.horizons_ms, folder)
     export_onnx(trained.network, folder / "model.onnx")
-    return Made(chosen, trained, OnnxModel(folder / "model.onnx"), folder)
+    return SavedNetwork(chosen, trained, OnnxModel(folder / "model.onnx"), folder)
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +71,19 @@ def served(network: Network, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return probabilities[0].numpy(), outlook[0].numpy()
 
 
-def test_it_trains(made: Made) -> None:
-    history = made.trained.history
-    assert len(history) == (2 if architecture(made.params.model.network).learns == "gradient" else 1)
+def test_it_trains(saved: SavedNetwork) -> None:
+    history = saved.trained.history
+    assert len(history) == (2 if architecture(saved.params.model.network).learns == "gradient" else 1)
     assert all(np.isfinite([epoch.train_loss, epoch.validation_loss]).all() for epoch in history)
     assert all(epoch.epoch == number for number, epoch in enumerate(history, start=1))
     # The weights have changed.
-    fresh = build(made.params.model, COUNT, made.params.labels.horizons_ms)
-    state = made.network.state_dict()
+    fresh = build(saved.params.model, COUNT, saved.params.labels.horizons_ms)
+    state = saved.network.state_dict()
     assert any(not torch.equal(tensor, state[name]) for name, tensor in fresh.named_parameters())
 
 
-def test_answers_are_probabilities_and_differ_from_row_to_row(made: Made, rows: np.ndarray) -> None:
-    probabilities, outlook = served(made.network, rows)
+def test_answers_are_probabilities_and_differ_from_row_to_row(saved: SavedNetwork, rows: np.ndarray) -> None:
+    probabilities, outlook = served(saved.network, rows)
     assert probabilities.shape == (ROWS, 2, 3)
     assert outlook.shape == (ROWS, 2, 5)
     np.testing.assert_allclose(probabilities.sum(axis=2), 1.0, atol=1e-5)
@@ -93,51 +93,51 @@ def test_answers_are_probabilities_and_differ_from_row_to_row(made: Made, rows: 
     assert (np.ptp(probabilities, axis=0) > 1e-3).any()
 
 
-def test_saved_and_loaded_again_it_says_the_same(made: Made, dataset: Dataset, parts: list[Part]) -> None:
-    loaded = load_network(made.folder)
-    assert loaded.history == made.trained.history
-    assert loaded.uncalibrated == made.trained.uncalibrated
-    states = loaded.network.state_dict(), made.network.state_dict()
+def test_saved_and_loaded_again_it_answers_the_same(saved: SavedNetwork, dataset: Dataset, parts: list[Part]) -> None:
+    loaded = load_network(saved.folder)
+    assert loaded.history == saved.trained.history
+    assert loaded.uncalibrated == saved.trained.uncalibrated
+    states = loaded.network.state_dict(), saved.network.state_dict()
     assert states[0].keys() == states[1].keys()
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
     chosen = parts[0].split.test[:100]
     for reloaded, original in zip(
-        *(predict(each, dataset, chosen) for each in (loaded.network, made.network)), strict=True
+        *(predict(each, dataset, chosen) for each in (loaded.network, saved.network)), strict=True
     ):
         np.testing.assert_array_equal(reloaded, original)
 
 
-def test_the_exported_model_stepped_row_by_row_equals_torch_at_once(made: Made, rows: np.ndarray) -> None:
-    probabilities, outlook = served(made.network, rows)
-    stepped = made.model.predict(rows, chunk=1)
+def test_the_exported_model_stepped_row_by_row_equals_torch_at_once(saved: SavedNetwork, rows: np.ndarray) -> None:
+    probabilities, outlook = served(saved.network, rows)
+    stepped = saved.model.predict(rows, chunk=1)
     np.testing.assert_allclose(stepped[0], probabilities, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(stepped[1], outlook, rtol=1e-4, atol=1e-5)
 
 
-def test_the_state_is_as_large_as_declared(made: Made) -> None:
-    size = state_size(made.params.model, COUNT, made.params.labels.horizons_ms)
-    assert made.network.state_size == made.model.state_size == size > 0
-    answers = made.model.run(np.zeros((3, 2, COUNT), np.float32), made.model.cold_state(3))
+def test_the_state_is_as_large_as_declared(saved: SavedNetwork) -> None:
+    size = state_size(saved.params.model, COUNT, saved.params.labels.horizons_ms)
+    assert saved.network.state_size == saved.model.state_size == size > 0
+    answers = saved.model.run(np.zeros((3, 2, COUNT), np.float32), saved.model.cold_state(3))
     assert answers.next_state.shape == (3, size)
-    state = made.network.cold_state(3)
-    assert made.network(torch.zeros(3, 2, COUNT), state)[1].shape == state.shape == (3, size)
+    state = saved.network.cold_state(3)
+    assert saved.network(torch.zeros(3, 2, COUNT), state)[1].shape == state.shape == (3, size)
 
 
-def test_the_past_does_not_change_with_the_future(made: Made, rows: np.ndarray) -> None:
-    before = served(made.network, rows)
+def test_the_past_does_not_change_with_the_future(saved: SavedNetwork, rows: np.ndarray) -> None:
+    before = served(saved.network, rows)
     for changed in (1, 120, ROWS - 1):
         other = rows.copy()
         other[changed:] += np.random.default_rng(changed).normal(size=other[changed:].shape).astype(np.float32) * 5
-        after = served(made.network, other)
+        after = served(saved.network, other)
         for first, second in zip(before, after, strict=True):
             np.testing.assert_array_equal(first[:changed], second[:changed])
         assert any((first[changed] != second[changed]).any() for first, second in zip(before, after, strict=True))
 
 
-def test_only_a_network_with_a_memory_remembers(made: Made, rows: np.ndarray) -> None:
-    remembers = made.params.model.network not in ("logistic", "queue_imbalance")
-    warm, cold = served(made.network, rows)[0][-1], served(made.network, rows[-1:])[0][0]
+def test_only_a_network_with_a_memory_remembers(saved: SavedNetwork, rows: np.ndarray) -> None:
+    remembers = saved.params.model.network not in ("logistic", "queue_imbalance")
+    warm, cold = served(saved.network, rows)[0][-1], served(saved.network, rows[-1:])[0][0]
     assert remembers == (np.abs(warm - cold).max() > 1e-6)
 
 
@@ -162,17 +162,17 @@ def test_an_unknown_name_is_one_clear_error(name: str) -> None:
         state_size(params.model, COUNT, params.labels.horizons_ms)
 
 
-def test_a_saved_network_of_another_kind_is_one_clear_error(made: Made, tmp_path: Path) -> None:
-    other = "logistic" if made.params.model.network != "logistic" else "lstm"
-    wrong = msgspec.structs.replace(made.params.model, network=other)
-    save_network(made.trained, wrong, made.params.labels.horizons_ms, tmp_path)
+def test_a_saved_network_of_another_kind_is_one_clear_error(saved: SavedNetwork, tmp_path: Path) -> None:
+    other = "logistic" if saved.params.model.network != "logistic" else "lstm"
+    wrong = msgspec.structs.replace(saved.params.model, network=other)
+    save_network(saved.trained, wrong, saved.params.labels.horizons_ms, tmp_path)
     with pytest.raises(
         TrainingError, match=r"(?s)weights.safetensors: not a trained network: .*run the train stage again"
     ):
         load_network(tmp_path)
 
 
-def test_queue_imbalance_says_the_counted_shares(dataset: Dataset, parts: list[Part], params: Params) -> None:
+def test_queue_imbalance_answers_the_counted_shares(dataset: Dataset, parts: list[Part], params: Params) -> None:
     network = train(parts, with_network(params, "queue_imbalance")).network
     # Without its calibration, which is fitted to other rows.
     fresh = type(network.calibration)(network.horizons)

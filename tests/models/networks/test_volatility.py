@@ -265,7 +265,7 @@ def test_ewma_and_har_are_those_of_a_search_and_a_regression(market: Rows) -> No
         np.testing.assert_allclose(built.har[h].numpy(), direct, rtol=1e-4, atol=1e-5)
 
 
-def test_no_row_outside_the_training_rows_is_looked_at(market: Rows) -> None:
+def test_no_row_outside_the_training_rows_is_used(market: Rows) -> None:
     rows = market.slice(0, 4000)
     target = realised(rows)
     train = np.r_[100:1500, 1700:3000]

@@ -25,5 +25,5 @@ def at(number: int) -> int:
     return START_NS + number * CHECK_S * S
 
 
-def checks(found: Sequence[tuple[Finding, ...]]) -> list[DriftCheck]:
-    return [check(number, *findings) for number, findings in enumerate(found)]
+def checks(sequence: Sequence[tuple[Finding, ...]]) -> list[DriftCheck]:
+    return [check(number, *findings) for number, findings in enumerate(sequence)]

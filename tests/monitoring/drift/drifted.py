@@ -147,7 +147,7 @@ def check(*verdicts: DriftVerdict, looked_ns: int = NOW_NS) -> DriftCheck:
 def earlier_checks(count: int, drifted: int) -> list[DriftCheck]:
     """Checks each five minutes before `NOW_NS`, the last ones with drift."""
     generator = np.random.default_rng(8)
-    made = []
+    checks = []
     for back in range(count, 0, -1):
         p_value = round(float(generator.uniform(0.06, 1.0)), 3)
         of_rows = (
@@ -155,8 +155,8 @@ def earlier_checks(count: int, drifted: int) -> list[DriftCheck]:
             if back <= drifted
             else covariate(Finding.NO_DRIFT, float(generator.uniform(0.5, 0.63)), p_value)
         )
-        made.append(check(of_rows, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
-    return made
+        checks.append(check(of_rows, prediction(), concept(), looked_ns=NOW_NS - back * 300 * S))
+    return checks
 
 
 CHANGES = (

@@ -83,7 +83,7 @@ def test_before_the_first_row_is_logged_all_is_missing(tmp_path, params, active)
         assert findings(drift_check) == dict.fromkeys(Kind, Finding.MISSING)
 
 
-def test_a_stream_that_nobody_ever_asked_about_is_not_missed(tmp_path, params, active):
+def test_a_stream_without_requests_is_not_missing_data(tmp_path, params, active):
     log(Workspace(tmp_path), params, SPOT, 30)
     [spot] = check(tmp_path, params, active)
     assert spot.instrument == SPOT

@@ -69,24 +69,24 @@ def checks_of(path: Path) -> list[tuple[str, str]]:
 
 
 def test_features_predictions_and_targets_are_reported(project: Project) -> None:
-    found = metrics(project.reported.evidently_json)
+    values = metrics(project.reported.evidently_json)
     assert project.reported.evidently_failed is None
-    drifts = {name: value for name, value in found.items() if name.startswith("ValueDrift")}
+    drifts = {name: value for name, value in values.items() if name.startswith("ValueDrift")}
     assert len(drifts) == 75 + len(ANSWERS)
     for name in (*ANSWERS, "spread", "imbalance_1"):
         assert sum(f"column={name}," in text for text in drifts) == 1
     [spread] = [value for name, value in drifts.items() if "column=spread," in name]
     assert spread > 1.0
-    assert any(name.startswith("MeanValue(column=spread") for name in found)
+    assert any(name.startswith("MeanValue(column=spread") for name in values)
     assert {status for _, status in checks_of(project.reported.evidently_json)} == {"SUCCESS"}
 
 
 def test_the_page_the_history_and_the_links_agree(project: Project) -> None:
     done = project.reported
     [line] = history.read(project.workspace, drifted.MODEL)
-    said = read_content(project.workspace, drifted.MODEL, line)
-    assert said.check == drifted.check()
-    assert said.evidently.report is not None
+    content = read_content(project.workspace, drifted.MODEL, line)
+    assert content.check == drifted.check()
+    assert content.evidently.report is not None
     assert 'href="evidently.html"' in done.page.read_text()
     for path in (done.page, done.evidently_html):
         assert path.as_uri() in done.as_markdown()
@@ -108,9 +108,9 @@ def test_reports_open_in_a_browser(project: Project) -> None:
 
 def test_evidently_s_pages_can_be_read_and_not_written(project: Project) -> None:
     with evidently_ui(project.pages) as url:
-        [found] = httpx.get(f"{url}/api/projects").json()
-        assert (found["id"], found["name"]) == (project_of(drifted.MODEL), drifted.MODEL)
-        assert httpx.delete(f"{url}/api/projects/{found['id']}").status_code == httpx.codes.FORBIDDEN
+        [listed] = httpx.get(f"{url}/api/projects").json()
+        assert (listed["id"], listed["name"]) == (project_of(drifted.MODEL), drifted.MODEL)
+        assert httpx.delete(f"{url}/api/projects/{listed['id']}").status_code == httpx.codes.FORBIDDEN
         taken = pytest.raises(PortBusyError, match=r"is taken by process .*; free it, or pass another --port$")
         with taken, evidently_ui(project.pages, httpx.URL(url).port):
             pass
@@ -124,15 +124,15 @@ def test_its_pages_end_with_the_command(project: Project, way: signal.Signals) -
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "BROWSER": "true"})
     try:
         for printed in child.stdout:
-            if found := re.search(r"http://127.0.0.1:\d+", printed):
+            if address := re.search(r"http://127.0.0.1:\d+", printed):
                 break
-        assert httpx.get(f"{found[0]}/api/version").is_success
+        assert httpx.get(f"{address[0]}/api/version").is_success
         child.send_signal(way)
         status = child.wait(20)
     finally:
         child.kill()
     assert status == {signal.SIGINT: 0, signal.SIGHUP: 128 + way, signal.SIGKILL: -way}[way]
-    eventually(lambda: is_closed(found[0]))
+    eventually(lambda: is_closed(address[0]))
 
 
 def is_closed(url: str) -> bool:
@@ -166,7 +166,7 @@ def test_without_outcomes_the_report_says_so(project: Project, tmp_path: Path) -
         ({"drift_report.rows": 20, "drift_report.deadline_s": 250}, "Evidently failed"),
     ],
 )
-def test_a_fault_of_evidently_stops_no_look(tmp_path: Path, changes: dict[str, float], reason: str) -> None:
+def test_an_evidently_failure_stops_no_check(tmp_path: Path, changes: dict[str, float], reason: str) -> None:
     workspace, params = Workspace(tmp_path), load_params(params_file(), changes)
     evidently_workspace(workspace).parent.mkdir(parents=True)
     # A file in the way of the folder: what Evidently draws cannot be kept.

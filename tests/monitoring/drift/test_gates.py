@@ -93,28 +93,28 @@ def judge(workspace: Workspace, params: Params, window: Dataset, tmp_path: Path)
     return evaluate_windows(workspace, params, [window], tmp_path, sources=[Source.REPLAY])
 
 
-def test_a_window_of_one_market_is_learnt(params, calm, tmp_path):
+def test_a_window_of_one_market_passes(params, calm, tmp_path):
     drift, feed = judge(Workspace(tmp_path), params, calm, tmp_path)
     assert (drift.gate, drift.passed, drift.evidence["finding"]) == ("window drift", True, "no drift"), drift
     assert drift.evidence["past"] >= 40
-    # Nothing serves whose feed was sound.
+    # No version serves that was trained on a valid feed.
     assert (feed.gate, feed.passed, feed.value) == ("feed", True, None)
     require((drift, feed))
 
 
-def test_a_window_whose_market_has_just_gone_is_not(params, tmp_path):
+def test_a_window_whose_market_has_just_changed_is_refused(params, tmp_path):
     verdicts = judge(Workspace(tmp_path), params, turned(params, SECONDS - RECENT), tmp_path)
     with pytest.raises(GateError, match="window drift refused.*_size_.*gate_level"):
         require(verdicts)
 
 
-def test_too_short_a_window_says_that_it_knows_nothing(params, calm, tmp_path):
+def test_too_short_a_window_is_insufficient_history(params, calm, tmp_path):
     drift, _ = judge(Workspace(tmp_path), params, head(calm, 120), tmp_path)
     assert drift.passed
     assert (drift.value, drift.evidence["finding"]) == (None, "insufficient history")
 
 
-def test_live_rows_after_the_window_are_what_it_is_held_against(params, tmp_path):
+def test_a_window_is_compared_with_live_rows_after_it(params, tmp_path):
     session = turned(params, SECONDS - 2 * RECENT)
     workspace = Workspace(tmp_path)
     window = head(session, SECONDS - 4 * RECENT)
@@ -131,7 +131,7 @@ def test_live_rows_after_the_window_are_what_it_is_held_against(params, tmp_path
     [("_size_", lambda raw: raw + np.float32(np.log(1000))), ("bid_", lambda raw: np.full_like(raw, 1.0))],
     ids=["lots a thousand times too small", "bids that stand still"],
 )
-def test_a_broken_feed_is_not_learnt(params, calm, tmp_path, columns, broken):
+def test_a_broken_feed_is_refused(params, calm, tmp_path, columns, broken):
     workspace = Workspace(tmp_path)
     publish_with(workspace, params, calm)
     at = [place for place, name in enumerate(NAMES) if columns in name]
@@ -144,7 +144,7 @@ def test_a_broken_feed_is_not_learnt(params, calm, tmp_path, columns, broken):
         require(verdicts)
 
 
-def test_each_instrument_that_would_be_learnt_is_judged(params, calm, tmp_path):
+def test_each_instrument_of_the_training_window_is_judged(params, calm, tmp_path):
     short = head(calm, 60)
     other = replace(short, instrument=structs.replace(short.instrument, symbol="OTHER"))
     verdicts = evaluate_windows(Workspace(tmp_path), params, [short, other], tmp_path)
@@ -153,22 +153,22 @@ def test_each_instrument_that_would_be_learnt_is_judged(params, calm, tmp_path):
 
 
 def test_a_shadow_period_without_rows_is_waited_for(params, calm, tmp_path):
-    workspace, slot = Workspace(tmp_path), candidate_model("toy")
-    version = publish_with(workspace, params, head(calm, 120), slot)
+    workspace, deployment = Workspace(tmp_path), candidate_model("toy")
+    version = publish_with(workspace, params, head(calm, 120), deployment)
     repository = Repository.of(workspace)
-    manifest = read_manifest(repository.directory(slot, version), repository.trust)
+    manifest = read_manifest(repository.directory(deployment, version), repository.trust)
     [verdict] = evaluate_period(workspace, params, manifest)
     assert (verdict.passed, verdict.evidence["finding"]) == (False, "missing data")
 
 
 @pytest.mark.parametrize(("turn", "finding"), [(SECONDS, "no drift"), (SECONDS - RECENT, "drift")])
-def test_a_candidate_is_held_against_its_shadow_period(params, tmp_path, turn, finding):
+def test_a_candidate_is_compared_with_its_shadow_period(params, tmp_path, turn, finding):
     session = turned(params, turn)
-    workspace, slot = Workspace(tmp_path), candidate_model("toy")
-    version = publish_with(workspace, params, head(session, SECONDS - 4 * RECENT), slot)
+    workspace, deployment = Workspace(tmp_path), candidate_model("toy")
+    version = publish_with(workspace, params, head(session, SECONDS - 4 * RECENT), deployment)
     log_rows(workspace, params, session, SECONDS - 4 * RECENT, SECONDS)
     repository = Repository.of(workspace)
-    manifest = read_manifest(repository.directory(slot, version), repository.trust)
+    manifest = read_manifest(repository.directory(deployment, version), repository.trust)
     all_at_once = toy.params(
         **{name.replace(".", "__"): value for name, value in (CHANGES | {"drift.pairs_a_look": 80}).items()}
     )

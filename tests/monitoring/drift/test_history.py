@@ -43,7 +43,7 @@ def project(tmp_path: Path) -> Project:
     return Project(Workspace(tmp_path), kept(pages=4))
 
 
-def test_a_look_is_found_by_its_time(project):
+def test_a_check_is_found_by_its_time(project):
     assert history.newest(project.read()) is None
     lines = [project.keep(back) for back in (2, 1, 0)]
     assert project.read() == lines
@@ -55,7 +55,7 @@ def test_a_look_is_found_by_its_time(project):
     assert (past.finding, past.value, past.p_value) == (verdict.finding, verdict.value, verdict.p_value)
 
 
-def test_lines_that_a_crash_or_a_disk_has_spoilt_are_left_out(project):
+def test_corrupt_lines_are_skipped(project):
     first = project.keep(2)
     index = project.folder / "looks.jsonl"
     index.write_bytes(index.read_bytes() + b'{"looked_ns": 3}\n\xff\xfe\n{"looked_ns": 17723749')
@@ -76,11 +76,11 @@ def test_the_oldest_reports_and_lines_are_forgotten(project):
     assert drawn == kept[-2:]
 
 
-def test_looks_of_one_moment_have_folders_of_their_own(project):
+def test_checks_at_the_same_time_have_separate_folders(project):
     assert len({project.keep(0).folder for _ in range(3)}) == 3
 
 
-def test_writers_at_once_lose_no_look(tmp_path):
+def test_concurrent_writers_lose_no_check(tmp_path):
     # With fewer pages than writers the oldest folder may be forgotten before its writer has written to it.
     project = Project(Workspace(tmp_path), kept(pages=6))
     with ThreadPoolExecutor(8) as pool:

@@ -43,11 +43,11 @@ def test_it_says_what_was_found_since_when_and_what_was_done():
 def test_only_three_answers_of_no_drift_read_as_no_drift(findings):
     verdicts = drifted.covariate(), drifted.prediction(), drifted.concept()
     pairs = zip(verdicts, findings, strict=True)
-    made = [msgspec.structs.replace(verdict, finding=finding) for verdict, finding in pairs]
-    text = headline(drifted.check(*made))
+    answers = [msgspec.structs.replace(verdict, finding=finding) for verdict, finding in pairs]
+    text = headline(drifted.check(*answers))
     fine = text == "No covariate drift, no prediction drift, no concept drift."
     assert fine == (set(findings) == {Finding.NO_DRIFT})
-    for verdict in made:
+    for verdict in answers:
         assert (f"o {verdict.kind.value} drift" in text) == (verdict.finding is Finding.NO_DRIFT)
         assert verdict.kind.value in text.lower()
 

@@ -13,7 +13,7 @@ from tests.monitoring.drift import drifted
 from tests.small import params_file
 
 
-def test_a_spoilt_journal_keeps_no_look_out_of_the_history(tmp_path: Path) -> None:
+def test_a_corrupt_journal_keeps_no_check_out_of_the_history(tmp_path: Path) -> None:
     workspace, check = Workspace(tmp_path), drifted.check()
     journal_path(workspace).parent.mkdir(parents=True)
     journal_path(workspace).write_bytes(b"no line\n")

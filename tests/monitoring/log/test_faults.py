@@ -17,7 +17,7 @@ from lobsmith.errors import PredictionLogError
 from lobsmith.monitoring.log.export import export_parquet
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.writer import LogWriter
-from tests.monitoring.logged import HORIZONS, MODEL, PARAMS, START_NS, STEP_NS, add, begin, said, writer
+from tests.monitoring.logged import HORIZONS, MODEL, PARAMS, START_NS, STEP_NS, add, begin, random_probabilities, writer
 
 ROOT = Path(__file__).parents[3]
 
@@ -207,5 +207,5 @@ def test_an_unannounced_session_is_refused(path) -> None:
     with writer(path) as log, pytest.raises(ValueError, match="was not announced"):
         log.add_predictions(
             "b", *MODEL, "primary", row=0, time_ns=0, asked_ns=0, segment=0, mid=0, latency_ns=0, rows=1,
-            probabilities=said(1),
+            probabilities=random_probabilities(1),
         )  # fmt: skip

@@ -67,7 +67,7 @@ def old(path):
 
 
 def values(row) -> np.ndarray:
-    """Raw features that say which row they are of."""
+    """Raw features that identify their row."""
     return (np.asarray(row)[:, None] + np.arange(F) / 128).astype(np.float32)
 
 

@@ -18,7 +18,17 @@ from lobsmith.monitoring.log.retention import expire
 from lobsmith.monitoring.log.writer import Role, log_path
 from lobsmith.online.answers import Answers
 from lobsmith.workspace import Workspace
-from tests.monitoring.logged import CANDIDATE, MODEL, PARAMS, START_NS, STEP_NS, add, begin, said, writer
+from tests.monitoring.logged import (
+    CANDIDATE,
+    MODEL,
+    PARAMS,
+    START_NS,
+    STEP_NS,
+    add,
+    begin,
+    random_probabilities,
+    writer,
+)
 
 DAY_NS = 86_400_000_000_000
 
@@ -27,7 +37,7 @@ DAY_NS = 86_400_000_000_000
 def path(tmp_path):
     """A log of 300 rows that two versions answered all but one of, and of the outcomes of 200 of them."""
     path = log_path(Workspace(tmp_path), "lob")
-    probabilities = said(300)
+    probabilities = random_probabilities(300)
     probabilities[0] = np.nan
     labels = np.random.default_rng(1).integers(-1, 3, (200, 2)).astype(np.int8)
     with writer(path) as log:
@@ -39,17 +49,17 @@ def path(tmp_path):
     return path
 
 
-def made(labels, probabilities=None) -> Answers:
+def answers_of(labels, probabilities=None) -> Answers:
     labels = np.asarray(labels, np.int8)[:, None]
     count = len(labels)
-    p = said(count)[:, :1] if probabilities is None else np.asarray(probabilities, np.float32)[:, None]
+    p = random_probabilities(count)[:, :1] if probabilities is None else np.asarray(probabilities, np.float32)[:, None]
     time = np.arange(count) * 10
     return Answers("lob", 1, time, np.zeros(count, np.int64), labels, p, np.arange(count) * 100, {}, (50,))
 
 
 def test_a_score_by_hand() -> None:
     p = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [np.nan] * 3, [0.2, 0.2, 0.6]]
-    got = accuracy_of(made([0, 0, 2, -1], p))
+    got = accuracy_of(answers_of([0, 0, 2, -1], p))
     (horizon,) = got.horizons
     assert (got.rows, got.answered, horizon.rows) == (4, 3, 2)
     assert horizon.accuracy == 0.5
@@ -60,16 +70,16 @@ def test_a_score_by_hand() -> None:
 
 
 def test_no_data_is_not_a_good_score() -> None:
-    for empty in (made(np.empty(0)), made([-1, -1], [[np.nan] * 3] * 2)):
+    for empty in (answers_of(np.empty(0)), answers_of([-1, -1], [[np.nan] * 3] * 2)):
         got = accuracy_of(empty)
         assert got.latency_p99_ns is None
         assert got.horizons[0].rows == 0
         assert (got.horizons[0].accuracy, got.horizons[0].log_loss, got.horizons[0].base_log_loss) == (None, None, None)
-    assert accuracy_of(made(np.empty(0))).rows == 0
+    assert accuracy_of(answers_of(np.empty(0))).rows == 0
 
 
 def test_time_bins_add_up_and_empty_ones_are_there() -> None:
-    many = made(np.random.default_rng(3).integers(0, 3, 100))
+    many = answers_of(np.random.default_rng(3).integers(0, 3, 100))
     bins = accuracy_over_time(many, [-500, 0, 300, 1000, 2000])
     assert [bin_.rows for bin_ in bins] == [0, 30, 70, 0]
     parts = [bin_.horizons[0] for bin_ in bins[1:3]]
@@ -81,17 +91,17 @@ def test_export_is_the_log(path, tmp_path) -> None:
     file = tmp_path / "out" / "lob.parquet"
     with PredictionLog(path) as log:
         assert export_parquet(log, file) == 600
-        one = answers(log, *MODEL)
+        logged = answers(log, *MODEL)
     table = pl.read_parquet(file)
     mine = table.filter((pl.col("model") == MODEL[0]) & (pl.col("version") == MODEL[1]))
     assert mine["row"].to_list() == list(range(300))
     assert mine["reason"].to_list() == ["deadline"] + [None] * 299
     names = [f"p_{side}_{horizon}ms" for horizon in (50, 1000) for side in ("down", "unchanged", "up")]
     said_again = mine.select(pl.col(names).fill_null(np.nan)).to_numpy().reshape(300, 2, 3)
-    assert_array_equal(said_again, one.probabilities)
-    assert_array_equal(mine.select(pl.col("label_50ms", "label_1000ms").fill_null(-1)).to_numpy(), one.labels)
+    assert_array_equal(said_again, logged.probabilities)
+    assert_array_equal(mine.select(pl.col("label_50ms", "label_1000ms").fill_null(-1)).to_numpy(), logged.labels)
     assert mine["known_ns"].null_count() == 100
-    assert_array_equal(mine["time_ns"].cast(pl.Int64).to_numpy(), one.time_ns)
+    assert_array_equal(mine["time_ns"].cast(pl.Int64).to_numpy(), logged.time_ns)
     assert table["role"].unique().sort().to_list() == ["candidate", "primary"]
     assert pq.read_schema(file).metadata[b"lobsmith.horizons_ms"] == b"50,1000"
     assert [path.name for path in file.parent.iterdir()] == ["lob.parquet"]

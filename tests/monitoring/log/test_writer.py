@@ -5,7 +5,18 @@ from numpy.testing import assert_array_equal
 from lobsmith.errors import PredictionLogError
 from lobsmith.monitoring.log.reader import PredictionLog, answers, compared
 from lobsmith.monitoring.log.writer import LogWriter, Role
-from tests.monitoring.logged import CANDIDATE, HORIZONS, MODEL, PARAMS, START_NS, STEP_NS, add, begin, said, writer
+from tests.monitoring.logged import (
+    CANDIDATE,
+    HORIZONS,
+    MODEL,
+    PARAMS,
+    START_NS,
+    STEP_NS,
+    add,
+    begin,
+    random_probabilities,
+    writer,
+)
 
 
 @pytest.fixture
@@ -14,7 +25,7 @@ def path(tmp_path):
 
 
 def test_reads_what_was_written(path) -> None:
-    probabilities = said(250)
+    probabilities = random_probabilities(250)
     probabilities[7] = np.nan
     reasons = [None] * 250
     reasons[7] = "deadline"
@@ -50,18 +61,18 @@ def test_compared_has_the_rows_of_both(path) -> None:
     with PredictionLog(path) as log:
         both = compared(log, MODEL, CANDIDATE)
         late = compared(log, MODEL, CANDIDATE, since_ns=START_NS + 200 * STEP_NS)
-        one = compared(log, MODEL, CANDIDATE, sessions=["b"])
+        of_session = compared(log, MODEL, CANDIDATE, sessions=["b"])
     rows = np.concatenate([np.arange(150, 300)] * 2)
     for got in (both.first, both.second):
         assert_array_equal(got.time_ns, START_NS + rows * STEP_NS)
         assert_array_equal(got.segment, np.repeat([0, 1, 2, 3], [50, 100, 50, 100]))
         assert (got.labels == 1).all()
-    assert_array_equal(both.first.probabilities, np.concatenate([said(300)[150:]] * 2))
-    assert_array_equal(both.second.probabilities, np.concatenate([said(250, 2)[:150]] * 2))
+    assert_array_equal(both.first.probabilities, np.concatenate([random_probabilities(300)[150:]] * 2))
+    assert_array_equal(both.second.probabilities, np.concatenate([random_probabilities(250, 2)[:150]] * 2))
     assert (both.first_probe_ns.tolist(), both.second_probe_ns.tolist()) == ([10, 11], [20, 21])
     assert len(late.first.time_ns) == 200
     assert len(late.first_probe_ns) == 0
-    assert (len(one.first.time_ns), len(one.first_probe_ns)) == (150, 0)
+    assert (len(of_session.first.time_ns), len(of_session.first_probe_ns)) == (150, 0)
 
 
 def test_no_rows_are_no_error(path) -> None:
@@ -81,7 +92,7 @@ def test_a_row_counts_once(path) -> None:
         add(log, "a", MODEL, 5, 12, role=Role.FALLBACK, seed=3, asked_ns=START_NS + 10**9)
     with PredictionLog(path) as log:
         got = answers(log, *MODEL)
-    assert_array_equal(got.probabilities, np.concatenate([said(10), said(7, 3)[5:]]))
+    assert_array_equal(got.probabilities, np.concatenate([random_probabilities(10), random_probabilities(7, 3)[5:]]))
 
 
 def test_other_horizons_are_refused(path) -> None:

@@ -35,7 +35,7 @@ def put(
     live=True,
     start_s=0,
 ) -> None:
-    """A session of rows a second apart that all say up; it was up but in each fourth row."""
+    """A session of rows a second apart that all answer up; it was up but in each fourth row."""
     row, start_ns = np.arange(rows), START_NS + start_s * S
     log.begin(name, Source.LIVE if live else Source.REPLAY, instrument, start_ns)
     log.add_predictions(

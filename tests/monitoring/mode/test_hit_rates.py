@@ -61,21 +61,21 @@ def test_rows_that_share_an_outcome_count_once_in_each_bucket() -> None:
 
 
 def test_sessions_of_two_clients_with_the_same_rows_count_once() -> None:
-    one = drawn(500, 0)
+    once = drawn(500, 0)
     twice = answers(
-        np.concatenate([one.probabilities] * 2), np.concatenate([one.labels] * 2), np.tile(one.time_ns, 2) // MS
+        np.concatenate([once.probabilities] * 2), np.concatenate([once.labels] * 2), np.tile(once.time_ns, 2) // MS
     )
-    assert hit_rates(twice, 20) == hit_rates(one, 20)
+    assert hit_rates(twice, 20) == hit_rates(once, 20)
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40))
 def test_the_table_knows_the_bucket_that_an_answer_was_counted_in(seed: int, buckets: int) -> None:
     counted = drawn(60, seed)
     for row in range(60):
-        one = answers(counted.probabilities[row], np.zeros(2), [0])
-        counts = hit_rates(one, buckets).counts
+        answer = answers(counted.probabilities[row], np.zeros(2), [0])
+        counts = hit_rates(answer, buckets).counts
         table = ActTable([[count > 0 for count in horizon] for horizon in counts])
-        assert table.actionable(one.probabilities[0]) == tuple(any(horizon) for horizon in counts)
+        assert table.actionable(answer.probabilities[0]) == tuple(any(horizon) for horizon in counts)
 
 
 def test_enough_wins_of_enough_answers_are_acted_on() -> None:
@@ -84,7 +84,7 @@ def test_enough_wins_of_enough_answers_are_acted_on() -> None:
     table = ActTable.of(rates, 3, HORIZONS, PARAMS)
 
     def act(*likeliest: float) -> tuple[bool, ...]:
-        return table.actionable(np.array([[0, 1 - one, one] for one in likeliest], np.float32))
+        return table.actionable(np.array([[0, 1 - up, up] for up in likeliest], np.float32))
 
     assert act(0.9, 0.9) == (True, True)
     # Too few; and as often as the threshold is not more often.
@@ -100,12 +100,12 @@ def test_enough_wins_of_enough_answers_are_acted_on() -> None:
 
 
 def test_two_instruments_add_up_and_other_versions_do_not() -> None:
-    one, other = (hit_rates(drawn(300, seed), 5) for seed in (1, 2))
-    both = one.plus(other)
-    assert np.array_equal(np.array(both.counts), np.array(one.counts) + np.array(other.counts))
-    assert np.array_equal(np.array(both.wins), np.array(one.wins) + np.array(other.wins))
+    first, second = (hit_rates(drawn(300, seed), 5) for seed in (1, 2))
+    both = first.plus(second)
+    assert np.array_equal(np.array(both.counts), np.array(first.counts) + np.array(second.counts))
+    assert np.array_equal(np.array(both.wins), np.array(first.wins) + np.array(second.wins))
     with pytest.raises(ValueError, match="other versions"):
-        one.plus(replace(other, version=4))
+        first.plus(replace(second, version=4))
 
 
 @pytest.mark.parametrize("counts", [(), ((1,),), ((1, 2), (1,)), ((1, 2, 3), (1, 2, 3))])

@@ -28,8 +28,8 @@ PARAMS = ModeParams(
 IDLE = State(name=StateName.IDLE, detail="no client is connected")
 N, C, P = Mode.NORMAL, Mode.CONSERVATIVE, Mode.PAUSED
 
-findings = st.tuples(*[st.sampled_from(Finding)] * 3)
-sequences = st.lists(findings, min_size=1, max_size=40)
+of_one_check = st.tuples(*[st.sampled_from(Finding)] * 3)
+sequences = st.lists(of_one_check, min_size=1, max_size=40)
 params = st.builds(
     replace,
     st.just(PARAMS),
@@ -49,8 +49,8 @@ def run(
     return records
 
 
-def modes(*found: tuple[Finding, ...] | Finding, mode_params: ModeParams = PARAMS) -> list[Mode]:
-    checked = checks([kinds if isinstance(kinds, tuple) else (kinds,) for kinds in found])
+def modes(*findings: tuple[Finding, ...] | Finding, mode_params: ModeParams = PARAMS) -> list[Mode]:
+    checked = checks([kinds if isinstance(kinds, tuple) else (kinds,) for kinds in findings])
     return [record.mode for record in run(checked, mode_params)]
 
 
@@ -64,7 +64,7 @@ CONCEPT = (CALM, CALM, DRIFT)
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("findings", "expected"),
     [
         ((DRIFT, CALM, DRIFT, DRIFT), (N, N, N, C)),
         (((CALM, DRIFT), (CALM, CALM, DRIFT)), (N, C)),
@@ -84,8 +84,8 @@ CONCEPT = (CALM, CALM, DRIFT)
         ((MISSING, CALM, DRIFT, CALM, CALM), (C, C, C, C, N)),
     ],
 )
-def test_the_table(found, expected) -> None:
-    assert tuple(modes(*found)) == expected
+def test_the_table(findings, expected) -> None:
+    assert tuple(modes(*findings)) == expected
 
 
 def test_the_first_record_without_history_is_normal_and_says_so() -> None:
@@ -94,7 +94,7 @@ def test_the_first_record_without_history_is_normal_and_says_so() -> None:
     assert (record.since_ns, record.looked_ns) == (at(0), at(0))
 
 
-def test_a_look_at_nothing_is_missing_data() -> None:
+def test_a_check_without_verdicts_is_missing_data() -> None:
     nothing = replace(check(0, CALM), verdicts=())
     assert run([nothing])[-1].mode is C
 
@@ -119,9 +119,9 @@ def test_idle_keeps_mode_and_counters_and_the_record_fresh() -> None:
 
 
 @given(sequences, params, st.sets(st.integers(0, 39)))
-def test_idle_times_between_looks_change_nothing_that_follows(found, given_params, pauses) -> None:
+def test_idle_times_between_checks_change_nothing_that_follows(findings, given_params, pauses) -> None:
     record, kept = None, None
-    for number, drift_check in enumerate(checks(found)):
+    for number, drift_check in enumerate(checks(findings)):
         kept = transition(kept, drift_check, given_params, drift_check.looked_ns)
         record = transition(record, drift_check, given_params, drift_check.looked_ns)
         if number in pauses:
@@ -142,18 +142,18 @@ def test_another_version_keeps_the_mode_and_counts_anew() -> None:
 
 
 @given(sequences, params)
-def test_a_look_takes_one_step_at_most(found, given_params) -> None:
-    cautions = [0, *(record.mode.caution for record in run(checks(found), given_params))]
+def test_a_check_changes_the_mode_by_one_level_at_most(findings, given_params) -> None:
+    cautions = [0, *(record.mode.caution for record in run(checks(findings), given_params))]
     assert all(abs(after - before) <= 1 for before, after in pairwise(cautions))
 
 
 @given(sequences, params)
-def test_a_step_back_follows_calm_looks_and_nothing_else(found, given_params) -> None:
-    checked = checks(found)
+def test_a_mode_is_relaxed_after_calm_checks_only(findings, given_params) -> None:
+    checked = checks(findings)
     records = run(checked, given_params)
     for number, (before, after) in enumerate(pairwise(records), 1):
         if after.mode.caution < before.mode.caution:
-            known = [kinds for kinds in found[: number + 1] if set(kinds) != {UNKNOWN}]
+            known = [kinds for kinds in findings[: number + 1] if set(kinds) != {UNKNOWN}]
             assert len(known) >= given_params.calm_looks
             for kinds in known[-given_params.calm_looks :]:
                 assert not {DRIFT, MISSING} & set(kinds)
@@ -161,25 +161,25 @@ def test_a_step_back_follows_calm_looks_and_nothing_else(found, given_params) ->
 
 
 @given(sequences, params, st.lists(st.tuples(st.integers(0, 39), st.sampled_from(Kind)), max_size=8))
-def test_worse_findings_never_make_it_less_cautious(found, given_params, places) -> None:
-    worse = [list(kinds) for kinds in found]
+def test_worse_findings_never_make_it_less_cautious(findings, given_params, places) -> None:
+    worse = [list(kinds) for kinds in findings]
     for place, kind in places:
-        if place < len(found):
+        if place < len(findings):
             spot = list(Kind).index(kind)
             worse[place][spot] = {CALM: UNKNOWN, UNKNOWN: DRIFT}.get(worse[place][spot], worse[place][spot])
-    better, other = (run(checks([tuple(kinds) for kinds in way]), given_params) for way in (found, worse))
+    better, other = (run(checks([tuple(kinds) for kinds in way]), given_params) for way in (findings, worse))
     assert all(left.mode.caution <= right.mode.caution for left, right in zip(better, other, strict=True))
 
 
 @given(sequences, params)
-def test_missing_data_is_never_normal(found, given_params) -> None:
-    for kinds, record in zip(found, run(checks(found), given_params), strict=True):
+def test_missing_data_is_never_normal(findings, given_params) -> None:
+    for kinds, record in zip(findings, run(checks(findings), given_params), strict=True):
         assert not (MISSING in kinds and record.mode is N)
 
 
 @given(sequences, params)
-def test_a_look_that_is_taken_twice_counts_once(found, given_params) -> None:
-    checked = checks(found)
+def test_a_repeated_check_counts_once(findings, given_params) -> None:
+    checked = checks(findings)
     assert (
         run([drift_check for drift_check in checked for _ in range(2)], given_params)[-1]
         == run(checked, given_params)[-1]
@@ -187,8 +187,8 @@ def test_a_look_that_is_taken_twice_counts_once(found, given_params) -> None:
 
 
 @given(sequences, params, st.sampled_from(Mode))
-def test_what_a_hand_has_set_only_gets_more_cautious(found, given_params, mode) -> None:
-    cautions = [record.mode.caution for record in run(checks(found), given_params, in_mode(mode, held=True))]
+def test_what_a_hand_has_set_only_gets_more_cautious(findings, given_params, mode) -> None:
+    cautions = [record.mode.caution for record in run(checks(findings), given_params, in_mode(mode, held=True))]
     assert cautions == sorted(cautions)
     assert cautions[0] >= mode.caution
 
@@ -201,10 +201,10 @@ def test_a_record_says_when_and_why_its_mode_began() -> None:
     assert records[-1].findings == dict.fromkeys(Kind, CALM)
 
 
-def asks(found, times_s, given_params=PARAMS) -> list[bool]:
+def asks(findings, times_s, given_params=PARAMS) -> list[bool]:
     """Whether each check asks, where all requests are answered."""
     record, answers = None, []
-    for number, (drift_check, seconds) in enumerate(zip(checks(found), times_s, strict=True)):
+    for number, (drift_check, seconds) in enumerate(zip(checks(findings), times_s, strict=True)):
         now = at(0) + seconds * S
         after = transition(record, drift_check, given_params, now)
         answers.append(asks_retrain(record, after, given_params, now))
@@ -215,8 +215,8 @@ def asks(found, times_s, given_params=PARAMS) -> list[bool]:
 
 
 def test_drift_asks_for_a_retrain_once_in_a_while() -> None:
-    found = [(DRIFT,)] * 5
-    assert asks(found, (0, 300, 600, 3899, 3900)) == [False, True, False, False, True]
+    findings = [(DRIFT,)] * 5
+    assert asks(findings, (0, 300, 600, 3899, 3900)) == [False, True, False, False, True]
 
 
 def test_missing_data_asks_for_none_and_drift_after_it_does() -> None:

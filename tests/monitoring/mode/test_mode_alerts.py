@@ -13,8 +13,8 @@ PARAMS = load_params(params_file(), {"modes.drift_looks": 2, "modes.calm_looks":
 def test_drift_is_over_in_normal_mode_and_missing_data_with_the_first_rows(tmp_path) -> None:
     workspace = Workspace(tmp_path)
     firing = []
-    for number, found in enumerate([UNKNOWN, DRIFT, DRIFT, MISSING, CALM, CALM, MISSING, CALM]):
-        alert_mode(workspace, apply(workspace, PARAMS, check(number, found), None, "monitor flow", now_ns=at(number)))
+    for number, finding in enumerate([UNKNOWN, DRIFT, DRIFT, MISSING, CALM, CALM, MISSING, CALM]):
+        alert_mode(workspace, apply(workspace, PARAMS, check(number, finding), None, "monitor flow", now_ns=at(number)))
         firing.append({alert.name for alert in alerts.firing(workspace)})
     drift, rows = {alerts.DRIFT}, {alerts.NO_ROWS}
     assert firing == [set(), set(), drift, drift | rows, drift, set(), rows, set()]

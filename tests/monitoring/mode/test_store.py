@@ -42,18 +42,18 @@ def workspace(tmp_path) -> Workspace:
     return Workspace(tmp_path)
 
 
-def take(workspace: Workspace, number: int, *found, rates=None, **changed):
-    return apply(workspace, PARAMS, check(number, *found, **changed), rates, "monitor flow", now_ns=at(number))
+def take(workspace: Workspace, number: int, *findings, rates=None, **changed):
+    return apply(workspace, PARAMS, check(number, *findings, **changed), rates, "monitor flow", now_ns=at(number))
 
 
 def written(workspace: Workspace) -> list[tuple[Mode | None, Mode]]:
     return [(entry.mode_from, entry.mode_to) for entry in journal.read_lines(journal_path(workspace), ModeChange)]
 
 
-def test_every_look_is_a_heartbeat_and_every_change_a_line(workspace: Workspace) -> None:
+def test_every_check_is_a_heartbeat_and_every_change_a_line(workspace: Workspace) -> None:
     assert read_mode(workspace, "lob") is None
-    for number, found in enumerate([UNKNOWN, DRIFT, CALM, CALM]):
-        change = take(workspace, number, found, UNKNOWN, UNKNOWN, rates=RATES if number == 2 else None)
+    for number, finding in enumerate([UNKNOWN, DRIFT, CALM, CALM]):
+        change = take(workspace, number, finding, UNKNOWN, UNKNOWN, rates=RATES if number == 2 else None)
         assert change.after == read_mode(workspace, "lob")
         assert change.after.looked_ns == at(number)
         assert change.retrain == (number == 1)
@@ -106,7 +106,7 @@ def test_a_model_that_serves_nothing_has_no_mode_to_set(workspace: Workspace) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"mode": "normal"}', b"\xff", b'"\xff"'])
-def test_a_spoilt_record_is_an_error_here_none_to_clients_and_mended_by_hand(workspace: Workspace, content) -> None:
+def test_a_corrupt_mode_is_an_error_here_none_to_clients_and_replaced_by_hand(workspace: Workspace, content) -> None:
     take(workspace, 0, DRIFT)
     path = state_path(workspace, "lob")
     path.write_bytes(content)
@@ -115,7 +115,7 @@ def test_a_spoilt_record_is_an_error_here_none_to_clients_and_mended_by_hand(wor
         with pytest.raises(ModeError, match="lobsmith mode set MODE --model lob --reason WHY"):
             act()
     assert path.read_bytes() == content
-    assert set_mode(workspace, "lob", P, "the record is spoilt", "a person").before.mode is C
+    assert set_mode(workspace, "lob", P, "the record is corrupt", "a person").before.mode is C
     assert read_mode(workspace, "lob").mode is P
     assert take(workspace, 2, CALM).after.mode is P
 
@@ -164,7 +164,7 @@ def test_a_journal_that_cannot_be_written_stops_no_caution(workspace: Workspace)
 
 
 def killed_at(workspace: Workspace, step: int, act) -> bool:
-    """Act in a process that ends before its durable step of that number; say whether it had so many."""
+    """Act in a process that ends before its durable step of that number; return whether it had so many."""
     if not (pid := os.fork()):
         steps = count()
 
@@ -230,7 +230,7 @@ def test_a_record_with_keys_of_a_later_release_is_read(workspace: Workspace) -> 
     assert decode_mode(content) == replace(read_mode(workspace, "lob"))
 
 
-def test_a_spoilt_line_stops_no_later_change(workspace: Workspace) -> None:
+def test_a_corrupt_line_stops_no_later_change(workspace: Workspace) -> None:
     take(workspace, 0, CALM)
     with journal_path(workspace).open("ab") as file:
         file.write(b"\xff no line\n")

@@ -75,10 +75,10 @@ def test_publishes_a_version(workspace, repository, artifact):
 def test_a_server_never_sees_a_model_half_made(workspace, repository, artifact):
     states = []
 
-    def look(step):
+    def note_state(step):
         states.append((step, repository.models(), repository.active("toy") is not None))
 
-    put(workspace, artifact, note=look)
+    put(workspace, artifact, note=note_state)
     assert states[:3] == [(step, [], False) for step in ("intended", "staged", "proven")]
     assert states[3] == ("moved", ["toy"], True)
 
@@ -238,7 +238,7 @@ def test_a_full_disk_publishes_nothing(workspace, artifact, monkeypatch, name):
 
 
 def test_two_filesystems_are_refused(workspace, artifact, tmp_path, monkeypatch):
-    # They are looked at, nothing is written there.
+    # Only their device numbers are read; nothing is written there.
     others = [place for place in (Path("/dev/shm"), Path(__file__).parent) if place.is_dir()]  # noqa: S108
     other = next((place for place in others if place.stat().st_dev != tmp_path.stat().st_dev), None)
     if other is None:

@@ -223,7 +223,7 @@ def test_plans_follow_what_publishing_keeps(workspace, repository):
 def test_a_killed_publisher_of_plans_leaves_the_old_state_or_the_new(workspace, repository, zygote, step):
     old, new = repository.listed("toy")
     put_plans(workspace, manifest_of(repository, old))
-    # That the journal knows the number from a refusal must not make a later leftover look like a version.
+    # A number that the journal holds from a refusal must not make a later leftover count as a version.
     with pytest.raises(DeadlineError):
         put_plans(workspace, manifest_of(repository, new), server=StandIn(workspace, refuse_to_load))
     killed = zygote.run("publisher", str(workspace.root), step, "plans")

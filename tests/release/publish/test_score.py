@@ -271,7 +271,7 @@ def test_a_killed_publisher_of_a_score_leaves_the_old_state_or_the_new(workspace
     published = step in ("listed", "loaded", "recorded", "closed")
     assert repository.valid("toy_drift") == ([*before, version] if published else before, {})
     assert repository.valid("toy")[1] == {}
-    # A crashed writer says nothing about the score: it is tried again at once.
+    # A crashed writer is no refusal of the score: it is tried again at once.
     server = StandIn(workspace)
     assert catch_up(Release(workspace, PARAMS, server), "toy") == {}
     put(workspace, server=server)

@@ -114,7 +114,7 @@ events = st.lists(
 
 @settings(max_examples=500)
 @given(events)
-def test_whatever_happens_it_ends_in_what_is_wanted(happened) -> None:
+def test_any_events_converge_to_the_aliases(happened) -> None:
     world = World()
     for what, detail in happened:
         if what == "roll back":

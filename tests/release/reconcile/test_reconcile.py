@@ -144,10 +144,10 @@ def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
             with pytest.raises(LeaseError, match="register a challenger of toy"):
                 reconcile(Release(workspace, hasty), "toy")
 
-    made = toy.artifact(workspace.root / "run", scale=0.4)
+    artifact = toy.artifact(workspace.root / "run", scale=0.4)
     run = RunRef(bare.run_id, "", bare.version)
     manifest = register_challenger(
-        Release(workspace, PARAMS, note=meanwhile), made, model="toy", contract=toy.CONTRACT, run=run
+        Release(workspace, PARAMS, note=meanwhile), artifact, model="toy", contract=toy.CONTRACT, run=run
     )
     reconcile_fully(workspace)
     assert repository.active(DEPLOYMENT) == manifest.version
@@ -159,10 +159,10 @@ def test_a_candidate_without_an_alias_yet_is_not_retired(workspace, repository):
 
 def test_a_refused_candidate_says_so_in_the_registry(workspace, repository):
     bare = register(workspace, None)
-    made = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
+    artifact = toy.artifact(workspace.root / "run", verdicts=(toy.REFUSED,))
     run = RunRef(bare.run_id, "", bare.version)
     with pytest.raises(GateError):
-        register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
+        register_challenger(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT, run=run)
     assert registered(workspace, "toy", bare.version).tags[SERVING].startswith("refused: toy_candidate: skill refused")
     assert (repository.models(), alias_targets(workspace, "toy")) == ([], AliasTargets())
 
@@ -227,19 +227,19 @@ def test_an_alias_moved_by_another_client_completes_the_rollback_too(workspace, 
 
 
 def test_a_rollback_that_was_begun_is_not_undone(workspace, repository):
-    """Its writer was killed once the policy was written: no line in the journal says so yet."""
+    """Its writer was killed once the policy was written, and has not journaled it yet."""
     promoted(workspace, 0.3)
     promoted(workspace, 0.4)
 
     class Killed(BaseException):
         pass
 
-    def die(step: str) -> None:
+    def crash(step: str) -> None:
         if step == "listed":
             raise Killed
 
     with pytest.raises(Killed):
-        rollback(Release(workspace, PARAMS, note=die), "toy")
+        rollback(Release(workspace, PARAMS, note=crash), "toy")
     good = artifact_of(repository)
     outcome = reconcile_fully(workspace)
     assert artifact_of(repository) == good

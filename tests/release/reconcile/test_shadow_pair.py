@@ -59,14 +59,14 @@ def test_a_registration_that_is_killed_leaves_no_window_that_counts_as_trained(w
     class Killed(BaseException):
         pass
 
-    def die(*_):
+    def crash(*_):
         raise Killed
 
     for name in ("request", "tag_status"):
-        run, made = RunRef(version.run_id, "", version.version), toy.artifact(workspace.root / "run")
+        run, artifact = RunRef(version.run_id, "", version.version), toy.artifact(workspace.root / "run")
         with monkeypatch.context() as patch:
-            patch.setattr(f"lobsmith.release.reconcile.requests.{name}", die)
+            patch.setattr(f"lobsmith.release.reconcile.requests.{name}", crash)
             with pytest.raises(Killed):
-                register_challenger(Release(workspace, PARAMS), made, model="toy", contract=toy.CONTRACT, run=run)
+                register_challenger(Release(workspace, PARAMS), artifact, model="toy", contract=toy.CONTRACT, run=run)
         assert SERVING not in registered(workspace, "toy", version.version).tags
     assert alias_targets(workspace, "toy").challenger.version == version.version

@@ -38,9 +38,9 @@ def test_foreign_entries_are_no_models_and_no_versions(repository):
 
 @pytest.mark.parametrize("model", ["", "..", "../toy", "toy/..", "/etc", "toy\n", "a" * 65, "tóy", ".toy"])
 def test_a_name_cannot_leave_the_repository(repository, model):
-    for look in (repository.versions, repository.listed, repository.contract, repository.config_text):
+    for read in (repository.versions, repository.listed, repository.contract, repository.config_text):
         with pytest.raises(ReleaseError, match="not a model name"):
-            look(model)
+            read(model)
     with pytest.raises(ReleaseError, match="not a model name"):
         repository.directory(model, 1)
 

@@ -81,8 +81,8 @@ def test_a_version_of_another_market_is_gone_back_to_only_by_its_number(workspac
     first, *_, newest = repository.listed("toy")
     release = Release(workspace, PARAMS, server)
     for number, instruments in enumerate([(OTHER,), (toy.SIM, OTHER), (OTHER,)]):
-        made = toy.artifact(tmp_path / f"run-{number}", scale=0.5 + number, instruments=instruments)
-        publish(release, made, model="toy", contract=toy.CONTRACT)
+        artifact = toy.artifact(tmp_path / f"run-{number}", scale=0.5 + number, instruments=instruments)
+        publish(release, artifact, model="toy", contract=toy.CONTRACT)
         active = repository.active("toy")
         match number:
             case 0:

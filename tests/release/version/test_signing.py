@@ -86,10 +86,10 @@ def test_a_garbled_key_is_not_quoted(workspace):
 
 def test_keys_can_lie_elsewhere(workspace, version, tmp_path, monkeypatch):
     other = Workspace(tmp_path / "other")
-    made = signer(other)
+    elsewhere = signer(other)
     monkeypatch.setenv(SIGNING_KEY_FILE, str(other.keys / "publisher.key"))
     monkeypatch.setenv(TRUSTED_KEYS_FILE, str(other.keys / "trusted.pub"))
-    assert signer(workspace).public_key == made.public_key
+    assert signer(workspace).public_key == elsewhere.public_key
     with pytest.raises(ReleaseError, match="does not trust"):
         check_files(version, Trust.of(workspace))
     monkeypatch.setenv(SIGNING_KEY_FILE, str(tmp_path / "absent"))

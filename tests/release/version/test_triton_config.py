@@ -35,7 +35,7 @@ def test_states_the_wire_contract(tmp_path):
     assert listed_versions(config) == [1, 3]
 
 
-def test_a_client_reads_what_was_learnt_and_old_configurations_do_not_say(tmp_path):
+def test_a_client_reads_the_instruments_and_old_configurations_have_none(tmp_path):
     other = Instrument(venue="binance-usdm", symbol="BTCUSDT", tick_size=0.1, lot_size=0.001)
     for instruments, names in (((SIMULATED, other), ("simulator:SIM", "binance-usdm:BTCUSDT")), ((), ())):
         config = read_config(write(tmp_path / "config.pbtxt", instruments=instruments))

@@ -75,7 +75,7 @@ def test_each_block_is_answered_by_its_version_as_if_it_had_been_asked_all_along
         "lob_candidate" if other else "lob" for other in theirs(300)
     ]
     expected = np.where(theirs(300), truth(data, 7), truth(data, 1))
-    # What is forgotten within PRIME rows is all that a version may miss whose turn it was not.
+    # A version that did not answer may miss only what fades from its state within PRIME rows.
     np.testing.assert_allclose(ups(predictions), expected, atol=1e-6)
     assert len(transport.asked) + len(transport.candidate.asked) == 300
 

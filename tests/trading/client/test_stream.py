@@ -52,7 +52,7 @@ class Summing:
             up = 1 / (1 + np.exp(-value))
             out.append([[1 - up, 0.0, up]])
         probabilities = np.asarray([out], np.float32)
-        # An outlook that says the same as the probabilities, so that one can be told from the other's row.
+        # An outlook equal to the probabilities, so that a mismatch of their rows is detected.
         outlook = np.repeat(probabilities[..., 2:], 5, axis=3)
         next_state = np.asarray([[value, version]], np.float32)
         if poison := self.plans_poison if model == "lob_trt" else self.poison:

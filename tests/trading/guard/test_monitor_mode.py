@@ -84,7 +84,7 @@ def test_a_corrupt_or_other_models_mode_is_refused(content: bytes, tmp_path: Pat
         http.read()
 
 
-@pytest.mark.parametrize("left", [None, b"{"], ids=["lost", "spoilt"])
+@pytest.mark.parametrize("left", [None, b"{"], ids=["lost", "corrupt"])
 def test_a_mode_that_is_gone_undoes_no_caution(left: bytes | None, tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     path = state_path(workspace, "lob")

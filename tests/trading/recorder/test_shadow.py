@@ -48,12 +48,12 @@ def replica(workspace: Workspace, params: Params, role: Role = Role.CANDIDATE) -
 
 def entries(start: int = 0, stop: int = N, horizons: int = 2) -> np.ndarray:
     """The entries of one stream, the first of which begins it."""
-    made = np.zeros(stop - start, entry_dtype(F, horizons))
-    made["sequence"] = made["row"] = np.arange(start, stop)
-    made["segment"] = 1
-    made["features"] = ROWS[start:stop]
-    made["flags"] = np.where(made["sequence"] == 0, RESET, 0)
-    return made
+    stream = np.zeros(stop - start, entry_dtype(F, horizons))
+    stream["sequence"] = stream["row"] = np.arange(start, stop)
+    stream["segment"] = 1
+    stream["features"] = ROWS[start:stop]
+    stream["flags"] = np.where(stream["sequence"] == 0, RESET, 0)
+    return stream
 
 
 def in_chunks(shadow: ShadowReplica, stream: np.ndarray, size: int = 90) -> Iterator[ShadowAnswers]:

@@ -160,9 +160,9 @@ def test_a_difference_at_the_snapshots_own_id(tmp_path: Path, futures: bool, las
 
 def buffered(*order: int) -> list[bytes]:
     """A snapshot behind some of six differences in a row, in some order, and a ticker."""
-    made = [spot_depth(k, 91 + 5 * k, 95 + 5 * k, [("99.90", f"{k + 1}")]) for k in range(6)]
+    differences = [spot_depth(k, 91 + 5 * k, 95 + 5 * k, [("99.90", f"{k + 1}")]) for k in range(6)]
     book = snapshot(9, 99, levels(("99.98", "1")), levels(("100.01", "1")))
-    return [*(made[k] for k in order), book, spot_ticker(10, 200, ("99.98", "1"), ("100.01", "1"))]
+    return [*(differences[k] for k in order), book, spot_ticker(10, 200, ("99.98", "1"), ("100.01", "1"))]
 
 
 def test_a_hole_among_buffered_differences_is_a_gap(tmp_path: Path) -> None:

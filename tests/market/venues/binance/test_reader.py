@@ -188,7 +188,7 @@ def test_a_snapshot_too_old_for_the_differences_waits_for_the_next(tmp_path: Pat
         {"stream": "btcusdt@depth20@100ms", "data": {"e": "depthUpdate", "s": "BTCUSDT", "U": 1, "u": 2, "pu": 0}},
     ],
 )
-def test_other_streams_are_set_aside(tmp_path: Path, other: object) -> None:
+def test_other_streams_are_quarantined(tmp_path: Path, other: object) -> None:
     session = read_captures([write(tmp_path / "a", *SPOT, line(8, other))])
     assert session.accounting.quarantined["other stream"] == 1
 
