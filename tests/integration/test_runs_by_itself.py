@@ -276,7 +276,7 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
         )
         report(f"taken back: {taken_back[-1].reason}")
 
-        # The mode may be conservative before, where the first check came too early to know anything; it keeps its reason.
+        # Where the first check had no rows the mode is conservative already, and keeps its reason.
         mode = installation.eventually(
             "a drift check finds the change of the market",
             lambda: (
