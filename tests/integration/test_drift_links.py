@@ -32,8 +32,8 @@ def test_the_run_shows_the_newest_check_and_the_figures_of_all(tmp_path, reporte
         experiment = client.create_experiment("lob", artifact_location=workspace.mlflow_artifacts.as_uri())
         run = client.create_run(experiment).info.run_id
     *_, before = drifted.earlier_checks(3, 1)
-    for check, formatting in ((before, "first"), (drifted.check(), "second")):
-        reported.page.write_text(formatting)
+    for check, text in ((before, "first"), (drifted.check(), "second")):
+        reported.page.write_text(text)
         assert link_to_run(workspace, reported, check, run) is None
     with mlflow_store(workspace) as client:
         assert {file.path for file in client.list_artifacts(run, "drift")} == {"drift/drift.html", "drift/drift.json"}

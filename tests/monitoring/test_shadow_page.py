@@ -15,20 +15,20 @@ from tests.online.live_traffic import params, silent, two, until
 class Reader(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
-        self.formatting: list[str] = []
+        self.texts: list[str] = []
         self.drawings = 0
 
     def handle_starttag(self, tag, attrs):
         self.drawings += tag == "svg"
 
     def handle_data(self, data):
-        self.formatting.append(" ".join(data.split()))
+        self.texts.append(" ".join(data.split()))
 
 
 def read(page: str) -> tuple[str, int]:
     reader = Reader()
     reader.feed(page)
-    return " ".join(filter(None, reader.formatting)), reader.drawings
+    return " ".join(filter(None, reader.texts)), reader.drawings
 
 
 def test_it_says_what_was_decided_and_on_what():
