@@ -55,8 +55,8 @@ def send(serving: ServingParams, content: bytes) -> bytes:
 def test_a_page_is_the_mode_file_byte_for_byte(workspace, serving) -> None:
     status, body, headers = ask(serving, "/modes/lob")
     assert (status, body, headers["Content-Type"]) == (200, CONTENT, "application/json")
-    (workspace.modes / "lob.json").write_bytes(b"corrupt")
-    assert ask(serving, "/modes/lob")[1] == b"corrupt"
+    (workspace.modes / "lob.json").write_bytes(b"broken")
+    assert ask(serving, "/modes/lob")[1] == b"broken"
     status, body, headers = ask(serving, "/modes/lob", "HEAD")
     assert (status, body, headers["Content-Length"]) == (200, b"", "6")
 
