@@ -82,7 +82,7 @@ def test_what_is_connected_decides(tmp_path: Path, published, active, candidate,
         assert case.reason.startswith("nothing serves that it could be compared with, and its gates have passed")
         assert NEW in case.reason
     if promote is False:
-        assert f"not {connected[0]}, which clients are connected for" in case.reason
+        assert f"not on {connected[0]}, which clients are connected for" in case.reason
         assert "lobsmith models promote 77" in case.reason
 
 
