@@ -217,7 +217,8 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     challenger = register(workspace, manifest)
     point_alias(workspace, CHALLENGER, challenger)
     # Its answers to rows of the old market are worse, which is no reason to reject it, and better ones none to promote.
-    traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=manifest.created_ns, worse_by=0.5)
+    start_ns = manifest.created_ns - NS  # the first row is a second later: not ahead of the clock
+    traffic(workspace, (DEPLOYMENT, manifest.version), start_ns=start_ns, worse_by=0.5)
     assert (shadow(workspace).decision, shadow(workspace).reason) == (None, "no row was put to both yet")
     client = opened(workspace, 10)
     note_refusal(workspace, "toy", "simulator:OTHER")
@@ -230,7 +231,7 @@ def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave
     client.unlink()
     assert shadow(workspace).reason == waits.reason  # rows still come
     with LogWriter.of(workspace, "toy", params(workspace)) as log:
-        log.end(f"live-0-{manifest.created_ns}", Ending.CLOSED, "its client", time.time_ns())
+        log.end(f"live-0-{start_ns}", Ending.CLOSED, "its client", time.time_ns())
     result = shadow(workspace)
     assert (result.decision, result.candidate, result.verdict) == ("promote", None, None)
     assert alias_targets(workspace, "toy").champion.version == challenger.version
