@@ -33,6 +33,8 @@ from lobsmith.monitoring.mode.store import ModeUpdate, alert_mode, apply, forget
 from lobsmith.monitoring.state import State, StateName, alert_connections, connected, state_after
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
 from lobsmith.params import Params, load_params
+from lobsmith.pipelines.reconcile import follow_the_registry
+from lobsmith.pipelines.shadow import as_markdown
 from lobsmith.progress import console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
@@ -40,8 +42,6 @@ from lobsmith.release.repository.rollback import RolledBack, rollback
 from lobsmith.release.version.manifest import Manifest, read_manifest
 from lobsmith.serving.running_server import running_server
 from lobsmith.workspace import Workspace
-from pipelines.reconcile import follow_the_registry
-from pipelines.shadow import as_markdown
 
 LONGEST_S = 600
 """A longer run is ended; the next one evaluates again."""

@@ -29,6 +29,7 @@ from lobsmith.models.train import WEIGHTS
 from lobsmith.models.trainer import Epoch
 from lobsmith.monitoring.drift.gates import evaluate_windows, require
 from lobsmith.params import Params, as_table, load_params
+from lobsmith.pipelines.reconcile import follow_and_build, lost_the_lease
 from lobsmith.progress import Note, console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
@@ -54,7 +55,6 @@ from lobsmith.stages.validate import CONTRACT, EVENTS_DOCS, Validated, validate
 from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 from lobsmith.workspace import Workspace
-from pipelines.reconcile import follow_and_build, lost_the_lease
 
 _LEASE_S = 120.0
 

@@ -16,13 +16,13 @@ from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_candidat
 from lobsmith.monitoring.waiting import Uncompared, uncompared
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
+from lobsmith.pipelines.reconcile import follow_and_build
 from lobsmith.progress import stage
 from lobsmith.release.reconcile.shadow_pair import VersionPair, apply_decision, pair_of, promote_on_gates
 from lobsmith.release.registry.aliases import SHADOW, tag
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
 from lobsmith.workspace import Workspace
-from pipelines.reconcile import follow_and_build
 
 NO_ROW = "no row was put to both yet"
 LONGEST_S = 1800

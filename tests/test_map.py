@@ -26,8 +26,8 @@ def modules(folder: Path) -> list[Path]:
 
 
 def rooms() -> set[str]:
-    folders = {path.parent for path in SOURCE.rglob("__init__.py")} - {SOURCE}
-    return {str(folder.relative_to(SOURCE)) for folder in folders}
+    # Unlike `rglob`, it follows the link to the flows.
+    return {str(path.parent.relative_to(SOURCE)) for path in SOURCE.glob("*/**/__init__.py")}
 
 
 def exists(path: str) -> bool:

@@ -116,9 +116,9 @@ class Live:
 def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
     workspace: Workspace, params: Params, recording: Path
 ) -> None:
-    from pipelines.monitor import monitor
-    from pipelines.retrain import retrain
-    from pipelines.shadow import shadow
+    from lobsmith.pipelines.monitor import monitor
+    from lobsmith.pipelines.retrain import retrain
+    from lobsmith.pipelines.shadow import shadow
 
     root, repository = str(workspace.root), Repository.of(workspace)
     old = retrain(root)

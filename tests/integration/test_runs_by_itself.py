@@ -149,7 +149,6 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
     root.mkdir()
     settings = as_table(load_params(ROOT / "params.yaml", SETTINGS))
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
-    (root / "pipelines").symlink_to(ROOT / "pipelines")
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     for deployment in deployed["deployments"]:
         if deployment["name"] in PERIODS_S:

@@ -1,6 +1,7 @@
 """What `prefect.yaml` deploys is what Prefect accepts and what is there."""
 
 import re
+import shutil
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,16 +23,18 @@ def test_every_flow_is_deployed() -> None:
     sources = (path.read_text() for path in (ROOT / "pipelines").glob("*.py"))
     flows = {name for source in sources for name in re.findall(r'^@flow\(name="(\w+)"', source, re.MULTILINE)}
     assert len(flows) >= 5
-    assert {deployment.entrypoint.split(":")[1] for deployment in DEPLOYMENTS} == flows
+    assert {deployment.entrypoint.rpartition(".")[2] for deployment in DEPLOYMENTS} == flows
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.name)
-def test_an_entrypoint_leads_to_a_flow_that_takes_the_parameters(deployment, monkeypatch) -> None:
-    monkeypatch.chdir(ROOT)
+def test_an_entrypoint_leads_to_a_flow_that_takes_the_parameters(deployment, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "__init__.py").write_text("raise ImportError('another project')")
+    monkeypatch.chdir(tmp_path)
     flow = load_flow_from_entrypoint(deployment.entrypoint)
     assert isinstance(flow, Flow)
     flow.validate_parameters(deployment.parameters)
-    assert flow.name == deployment.entrypoint.split(":")[1]
+    assert flow.name == deployment.entrypoint.rpartition(".")[2]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment.name)
@@ -67,10 +70,10 @@ def test_a_deployment_has_another_version_once_anything_that_it_is_made_from_is_
     tmp_path: Path, monkeypatch
 ) -> None:
     table = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    (tmp_path / "pipelines").mkdir()
-    for path in (ROOT / "pipelines").glob("*.py"):
-        (tmp_path / "pipelines" / path.name).write_bytes(path.read_bytes())
-    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "pipelines", tmp_path / "copied", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.syspath_prepend(tmp_path)
+    for entry in table["deployments"]:
+        entry["entrypoint"] = entry["entrypoint"].replace("lobsmith.pipelines.", "copied.")
     monkeypatch.delenv(OVERRIDES, raising=False)
     there = [
         SimpleNamespace(**deployment.entry, version=deployment.version) for deployment in planned_deployments(table)
@@ -82,7 +85,7 @@ def test_a_deployment_has_another_version_once_anything_that_it_is_made_from_is_
 
     assert changed() == []
     assert [deployment.entry["name"] for deployment in unregistered(table, there[1:])] == names[:1]
-    with (tmp_path / "pipelines" / "shadow.py").open("a") as code:
+    with (tmp_path / "copied" / "shadow.py").open("a") as code:
         code.write("# another line\n")
     assert changed() == ["shadow"]
     table["deployments"][0]["schedules"] = [{"interval": 77}]

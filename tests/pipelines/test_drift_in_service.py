@@ -70,7 +70,7 @@ _UNDRAWN = {"drift_report.deadline_s": 0.05}
 
 _MONITOR = """
 import sys
-from pipelines.monitor import drift
+from lobsmith.pipelines.monitor import drift
 import json
 changes = json.loads(sys.argv[2])
 for line in sys.stdin:
@@ -167,7 +167,7 @@ def opened_retrains() -> list[str]:
 def test_a_market_that_changes_turns_clients_conservative_and_asks_for_a_retrain(
     workspace: Workspace, params: Params, monitor: Monitor, tmp_path: Path
 ) -> None:
-    from pipelines.retrain import retrain
+    from lobsmith.pipelines.retrain import retrain
 
     retrain.to_deployment("every-six-hours", parameters={"scheduled": True}).apply()
     session = market(params)

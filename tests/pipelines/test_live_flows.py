@@ -105,13 +105,13 @@ def traffic(workspace, second, *, start_ns: int, worse_by: float, first=None, so
 
 
 def shadow(workspace, **options):
-    from pipelines.shadow import shadow as flow
+    from lobsmith.pipelines.shadow import shadow as flow
 
     return flow(str(workspace.root), SHORT, **options)
 
 
 def monitor(workspace):
-    from pipelines.monitor import monitor as flow
+    from lobsmith.pipelines.monitor import monitor as flow
 
     return flow(str(workspace.root), SHORT)
 
@@ -291,7 +291,7 @@ def test_monitors_may_overlap(workspace):
 
 def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkeypatch):
     """A rollback waits for no other writer: it seizes the lease, and that writer is refused at its next step."""
-    import pipelines.reconcile as flow
+    import lobsmith.pipelines.reconcile as flow
 
     version = register(workspace, candidate(workspace, 0.3))
     point_alias(workspace, CHAMPION, version)
@@ -312,7 +312,7 @@ def test_what_a_rollback_kept_from_being_done_is_done_after_it(workspace, monkey
 
 
 def test_a_version_that_goes_while_it_is_read_is_no_failure(workspace, monkeypatch):
-    import pipelines.monitor as flow
+    import lobsmith.pipelines.monitor as flow
 
     promoted(workspace, 0.3)
 
@@ -329,7 +329,7 @@ def test_a_version_that_goes_while_it_is_read_is_no_failure(workspace, monkeypat
 
 
 def test_a_version_that_goes_before_its_plans_are_built_is_no_failure(workspace, monkeypatch):
-    import pipelines.reconcile as flow
+    import lobsmith.pipelines.reconcile as flow
 
     promoted(workspace, 0.3)
     point_alias(workspace, CHAMPION, register(workspace, candidate(workspace, 0.4)))
@@ -348,7 +348,7 @@ def test_a_version_that_goes_before_its_plans_are_built_is_no_failure(workspace,
 
 def test_a_version_replaced_before_its_rollback_raises_no_alert(workspace):
     """Another version was promoted between the verdict and the rollback, which then had nothing to do."""
-    from pipelines.monitor import alert
+    from lobsmith.pipelines.monitor import alert
 
     promoted(workspace, 0.3)
     repository = Repository.of(workspace)
@@ -359,7 +359,7 @@ def test_a_version_replaced_before_its_rollback_raises_no_alert(workspace):
 
 
 def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
-    from pipelines.reconcile import follow_the_registry
+    from lobsmith.pipelines.reconcile import follow_the_registry
 
     occupied = Repository.of(workspace).config_path("toy_drift")
     occupied.parent.mkdir(parents=True)
@@ -375,7 +375,7 @@ def test_a_version_without_its_score_is_an_alert_until_it_has_it(workspace):
 
 
 def check(workspace, **changes):
-    from pipelines.monitor import drift as flow
+    from lobsmith.pipelines.monitor import drift as flow
 
     return flow(str(workspace.root), SHORT | changes)
 

@@ -89,7 +89,7 @@ def deploy_candidate(workspace: Workspace, params: Params, artifact: Artifact) -
 def test_a_worse_model_with_better_offline_numbers_is_rejected_in_shadow(
     workspace: Workspace, params: Params, good: trained.Trained, tmp_path: Path, prefect_server: None
 ) -> None:
-    from pipelines.shadow import shadow
+    from lobsmith.pipelines.shadow import shadow
 
     bad = trained.overfitted(tmp_path / "bad")
     assert bad.losses[0] < good.losses[0]
@@ -118,7 +118,7 @@ def minutes(dataset: Dataset) -> list[tuple[int, int]]:
 def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
     workspace: Workspace, params: Params, good: trained.Trained, tmp_path: Path, prefect_server: None
 ) -> None:
-    from pipelines.monitor import monitor
+    from lobsmith.pipelines.monitor import monitor
 
     honest = put(workspace, params, trained.guarded(good.artifact, tmp_path / "honest", poisoned=False))
     poisoned = put(workspace, params, trained.guarded(good.artifact, tmp_path / "poisoned", poisoned=True))
@@ -143,7 +143,7 @@ def test_a_model_poisoned_after_its_promotion_is_rolled_back_within_one_period(
 def test_a_model_that_is_unlucky_for_a_while_stays(
     workspace: Workspace, params: Params, good: trained.Trained, tmp_path: Path, prefect_server: None
 ) -> None:
-    from pipelines.monitor import monitor
+    from lobsmith.pipelines.monitor import monitor
 
     other = trained.good(tmp_path / "other", **{"train.seed": 12})
     fallback, active = put(workspace, params, good.artifact), put(workspace, params, other.artifact)

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")
 
 
 def run(workspace: Workspace, captures: list[str] | None = None, **changes):
-    from pipelines.retrain import retrain
+    from lobsmith.pipelines.retrain import retrain
 
     return retrain(str(workspace.root), captures, {**SMALL, **changes})
 
@@ -99,7 +99,7 @@ def test_from_market_data_to_a_version_that_triton_serves(workspace: Workspace) 
         assert challenger.tags[SERVING] == f"candidate lob_candidate {second.version}"
 
         # What becomes of plans never fails a promotion.
-        from pipelines.reconcile import reconcile
+        from lobsmith.pipelines.reconcile import reconcile
 
         plans = {"engine.builder": "tensorrt_rtx", "engine.capabilities": ["8.9"]}
         request(workspace, "lob", CHAMPION, challenger.version, "the test")
@@ -198,7 +198,7 @@ def test_a_bad_capture_ends_in_one_error_and_leaves_nothing(workspace: Workspace
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_in_its_folder(workspace: Workspace) -> None:
     """The market data are not read again, and what is trained is what an uninterrupted run has trained."""
-    from pipelines.retrain import retrain
+    from lobsmith.pipelines.retrain import retrain
 
     whole = run(workspace)
     directory = Path(whole.run_directory)
@@ -237,7 +237,7 @@ def test_f22_the_lease_of_a_killed_run_is_free_and_that_of_a_running_one_is_not(
 
 @pytest.mark.slow
 def test_f23_of_late_runs_only_the_first_trains(workspace: Workspace) -> None:
-    from pipelines.retrain import newer_than
+    from lobsmith.pipelines.retrain import newer_than
 
     due = datetime.now(UTC)
     assert newer_than(workspace, "lob", due) is None
@@ -251,14 +251,14 @@ def test_f23_of_late_runs_only_the_first_trains(workspace: Workspace) -> None:
 
 
 def scheduled(workspace: Workspace):
-    from pipelines.retrain import retrain
+    from lobsmith.pipelines.retrain import retrain
 
     return retrain(str(workspace.root), None, SMALL, scheduled=True)
 
 
 @pytest.mark.parametrize("name", ["nothing", "../stages", ""])
 def test_a_run_that_has_nothing_to_go_on_from_is_an_error(workspace: Workspace, name: str) -> None:
-    from pipelines.retrain import run_to_resume
+    from lobsmith.pipelines.retrain import run_to_resume
 
     with pytest.raises(DataError, match="start a new one"):
         run_to_resume(workspace, name)

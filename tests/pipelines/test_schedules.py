@@ -136,10 +136,10 @@ class Prefect:
 
 
 def project_in(folder: Path, deploy: Callable[[dict[str, Any]], None]) -> Path:
-    """The project before its first retrain; `deploy` changes its prefect.yaml."""
-    folder.mkdir()
+    """The project before its first retrain, beside pipelines of its own; `deploy` changes its prefect.yaml."""
+    (folder / "pipelines").mkdir(parents=True)
+    (folder / "pipelines" / "__init__.py").write_text("raise ImportError('pipelines of the project')")
     shutil.copy(ROOT / "params.yaml", folder)
-    (folder / "pipelines").symlink_to(ROOT / "pipelines")
     deployed = yaml.safe_load((ROOT / "prefect.yaml").read_text())
     deploy(deployed)
     (folder / "prefect.yaml").write_text(yaml.safe_dump(deployed))

@@ -22,8 +22,8 @@ RETRAINS = 7
 
 @pytest.mark.timeout(900)
 def test_exactly_five_versions_stay_and_the_newest_is_what_an_unversioned_request_gets(workspace: Workspace) -> None:
-    from pipelines.reconcile import reconcile
-    from pipelines.retrain import retrain
+    from lobsmith.pipelines.reconcile import reconcile
+    from lobsmith.pipelines.retrain import retrain
 
     params = with_free_ports(load_params(workspace.params, SMALL))
     ports = {f"serving.{name}": getattr(params.serving, name) for name in PORTS}

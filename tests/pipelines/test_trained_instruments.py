@@ -12,7 +12,7 @@ from tests.small import small_params
 
 
 def test_a_pooled_model_is_trained_on_all_instruments_the_evaluated_one_first(tmp_path: Path, simulated) -> None:
-    from pipelines.retrain import trained_instruments
+    from lobsmith.pipelines.retrain import trained_instruments
 
     chosen, other = simulated(3, 60), structs.replace(SIMULATED, symbol="OTHER")
     (tmp_path / FEATURES).mkdir()

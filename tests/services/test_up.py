@@ -44,7 +44,6 @@ class Project:
         self.params = load_params(ROOT / "params.yaml", SMALL)
         (folder / "params.yaml").write_text(yaml.safe_dump(as_table(self.params)))
         shutil.copy(ROOT / "prefect.yaml", folder)
-        (folder / "pipelines").symlink_to(ROOT / "pipelines")
         self.workspace = Workspace(folder)
         publish_small(self.workspace, self.params, seed=1)
 

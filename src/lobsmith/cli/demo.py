@@ -27,8 +27,8 @@ from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
+    from lobsmith.pipelines.retrain import Retrained
     from lobsmith.trading.replay import ReplayResult
-    from pipelines.retrain import Retrained
 
 SHORT = {
     "data.simulator.seconds": 1200,
@@ -77,7 +77,7 @@ def demo(
     files = [str(path.resolve()) for path in (*captures, *more)]
     with prefect(workspace):
         with stage("start Prefect") as note:
-            from pipelines.retrain import retrain as flow
+            from lobsmith.pipelines.retrain import retrain as flow
 
             note("a server of its own runs for as long as the flow")
         # Forced: the window may have been trained on before.

@@ -20,8 +20,8 @@ from lobsmith.workspace import MLFLOW_URI, Workspace
 if TYPE_CHECKING:
     from lobsmith.drift.verdict import DriftCheck
     from lobsmith.features.dataset import Dataset
+    from lobsmith.pipelines.monitor import DriftOutcome
     from lobsmith.trading.replay import ReplayResult
-    from pipelines.monitor import DriftOutcome
 
 _TRAINING_S = 1200
 _STRETCH_S = 100
@@ -87,7 +87,7 @@ def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_j
         changes = {**_SETTINGS, **settings}
         params = load_params(own.params, changes)
         with prefect(own):
-            from pipelines.retrain import retrain
+            from lobsmith.pipelines.retrain import retrain
 
             retrain(str(own.root), None, changes)
             with stage("simulate a market that changes"):
@@ -134,8 +134,8 @@ def _serve(
     workspace: Workspace, params: Params, changes: Mapping[str, Any], dataset: "Dataset"
 ) -> "tuple[list[Stretch], list[DriftCheck]]":
     from lobsmith.monitoring.mode.machine import Mode
+    from lobsmith.pipelines.monitor import drift
     from lobsmith.serving.supervisor import running_triton, with_free_ports
-    from pipelines.monitor import drift
 
     stretches: list[Stretch] = []
     checks: list[DriftCheck] = []

@@ -27,7 +27,7 @@ def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...]
     """Make the model repository follow MLflow's aliases."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
-        from pipelines.reconcile import reconcile as flow
+        from lobsmith.pipelines.reconcile import reconcile as flow
 
         outcome = flow(str(workspace.root), changes)
     _show(outcome, outcome.summary() or "nothing to do", as_json)
@@ -45,7 +45,7 @@ def shadow(
     """Evaluate the candidate on live rows: promote it, reject it, or wait."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
-        from pipelines.shadow import shadow as flow
+        from lobsmith.pipelines.shadow import shadow as flow
 
         outcome = flow(str(workspace.root), changes, sources)
     _show(outcome, f"{outcome.decision or 'nothing to evaluate'}: {outcome.reason}", as_json)
@@ -63,7 +63,7 @@ def monitor(
     """Evaluate the active version beside its fallback: keep it, or roll it back."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
-        from pipelines.monitor import monitor as flow
+        from lobsmith.pipelines.monitor import monitor as flow
 
         outcome = flow(str(workspace.root), changes, sources)
     _show(outcome, f"{outcome.decision or 'nothing to evaluate'}: {outcome.reason}", as_json)
@@ -81,7 +81,7 @@ def drift(
     """Run a drift check on live rows: set the clients' mode, report, and request a retrain."""
     changes = _checked(workspace, model, settings)
     with prefect(workspace):
-        from pipelines.monitor import drift as flow
+        from lobsmith.pipelines.monitor import drift as flow
 
         outcome = flow(str(workspace.root), changes, sources)
     verdicts = [verdict for check in outcome.checks for verdict in check.verdicts]

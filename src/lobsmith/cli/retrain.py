@@ -44,7 +44,7 @@ def retrain(
     if resume and files:
         raise click.UsageError("--resume keeps the run's own data; name no files with it")
     with prefect(workspace):
-        from pipelines.retrain import retrain as flow
+        from lobsmith.pipelines.retrain import retrain as flow
 
         result = flow(str(workspace.root), files or None, changes, resume, force)
     if as_json:

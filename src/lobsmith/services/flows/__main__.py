@@ -53,6 +53,7 @@ def serve(workspace: Workspace, api: str | None) -> None:
     if not (workspace.root / FILE).is_file():
         raise FlowsError(f"{workspace.root}/{FILE}: no such file; name the project's folder with --root")
     os.chdir(workspace.root)
+    sys.path.append(str(workspace.root))  # for flows of the project's own
     # Read by the pull step of prefect.yaml.
     os.environ["LOBSMITH_ROOT"] = str(workspace.root)
     os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))

@@ -6,6 +6,7 @@ schedule. Registration imports the flows, so it is a job of the zygote.
 
 import asyncio
 import hashlib
+import importlib.util
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from lobsmith import __version__, clock
+from lobsmith.errors import FlowsError
 
 if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
@@ -38,12 +40,32 @@ class PlannedDeployment(NamedTuple):
 
 
 def planned_deployments(table: dict[str, Any]) -> Iterator[PlannedDeployment]:
-    """Yield the deployments of `prefect.yaml`, with flows below the working directory."""
+    """Yield the deployments of `prefect.yaml`.
+
+    Raises:
+        FlowsError: an entrypoint leads to no module.
+        OSError: an entrypoint leads to no file.
+    """
     shared = [__version__, table.get("pull"), os.environ.get(OVERRIDES), clock.speed()]
     for entry in table["deployments"]:
-        flow = Path(entry["entrypoint"].partition(":")[0]).read_bytes()
+        flow = _source(entry["entrypoint"]).read_bytes()
         sources = json.dumps([*shared, entry], sort_keys=True, default=str).encode()
         yield PlannedDeployment(entry, hashlib.sha256(sources + flow).hexdigest()[:12])
+
+
+def _source(entrypoint: str) -> Path:
+    """Return the file of an entrypoint, `path.to.module.flow` or `path/of/file.py:flow`."""
+    path, colon, _ = entrypoint.partition(":")
+    if colon:
+        return Path(path)
+    module = entrypoint.rpartition(".")[0]
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise FlowsError(f"the entrypoint {entrypoint} leads to no module")
+    return Path(spec.origin)
 
 
 def unregistered(table: dict[str, Any], entered: "Iterable[DeploymentResponse]") -> list[PlannedDeployment]:

@@ -156,7 +156,7 @@ class ForkWorker(BaseWorker[ProcessJobConfiguration, ProcessVariables, ProcessWo
         try:
             table = yaml.safe_load(Path(FILE).read_text())
             return not unregistered(table, await self.client.read_deployments())
-        except (OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
+        except (FlowsError, OSError, AttributeError, LookupError, TypeError, ValueError, yaml.YAMLError):
             return False  # the job reports the error
 
 

@@ -25,8 +25,8 @@ from lobsmith.services.flows.register import register
 from lobsmith.services.service import why_away
 
 ENTRYPOINT = "PREFECT__FLOW_ENTRYPOINT"
-"""Environment variable: the run's flow, such as `pipelines/retrain.py:retrain`."""
-PRELOADED = ("pipelines.reconcile", "pipelines.shadow", "pipelines.monitor")
+"""Environment variable: the run's flow, such as `lobsmith.pipelines.retrain.retrain`."""
+PRELOADED = ("lobsmith.pipelines.reconcile", "lobsmith.pipelines.shadow", "lobsmith.pipelines.monitor")
 """The frequent flows; a retrain imports its own modules."""
 _ENGINES = (
     "alembic.command",
@@ -51,10 +51,7 @@ def run_flow() -> None:
     from prefect import flow_engine
 
     await_server(os.environ["PREFECT_API_URL"], _SERVER_S)
-    path, _, flow = os.environ[ENTRYPOINT].partition(":")
-    module = path.removesuffix(".py").replace("/", ".")
-    # By module name, as Prefect runs a file anew.
-    sys.exit(flow_engine._main([f"{module}.{flow}" if module in sys.modules else f"{path}:{flow}"]))
+    sys.exit(flow_engine._main([os.environ[ENTRYPOINT]]))
 
 
 def await_server(api: str, within_s: float) -> None:
@@ -73,7 +70,10 @@ JOBS: dict[str, Callable[[], None]] = {"run": run_flow, "register": register}
 
 
 def preload(root: Path) -> None:
-    """Import Prefect's engine and `PRELOADED`, which lie below `root`.
+    """Import Prefect's engine and `PRELOADED`.
+
+    Args:
+        root: where flows of the project's own lie.
 
     Raises:
         RuntimeError: an import has started a thread.
