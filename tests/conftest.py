@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lobsmith import telemetry
 from tests.release.zygote import Zygote
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from lobsmith.features.dataset import Dataset
 
 telemetry.turn_off()
+# Neither an example nor the drawing of examples has a time limit: a busy machine would break it.
+settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 # Two test processes on two cores: further threads spin and wait.
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(name, "1")
