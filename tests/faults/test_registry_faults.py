@@ -160,7 +160,6 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     promoted(workspace, 0.3)
     new = register(workspace, candidate(workspace, 0.4))
     point_alias(workspace, CHAMPION, new)
-    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.3)
     before, lines = artifact_of(workspace), journal.read(workspace.journal)
     code = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
@@ -171,11 +170,13 @@ def test_f19_a_locked_database_changes_nothing(workspace, monkeypatch):
     )
     try:
         assert holder.stdout.readline() == b"locked\n"
-        done = reconcile(Release(workspace, PARAMS), "toy")
-        assert "database is locked" in done.unreachable
-        assert "mlflow.db" in done.unreachable
-        with pytest.raises(RegistryError, match="end the process that holds it"):
-            set_alias(workspace, "toy", CHAMPION, new.version)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.3)
+            done = reconcile(Release(workspace, PARAMS), "toy")
+            assert "database is locked" in done.unreachable
+            assert "mlflow.db" in done.unreachable
+            with pytest.raises(RegistryError, match="end the process that holds it"):
+                set_alias(workspace, "toy", CHAMPION, new.version)
         assert (artifact_of(workspace), journal.read(workspace.journal)) == (before, lines)
     finally:
         holder.kill()
@@ -265,9 +266,10 @@ def test_f19_an_mlflow_server_that_is_killed_or_hangs(tmp_path, mlflow_server, m
     assert not (workspace.home / "mlflow.db").exists()
     serving = artifact_of(workspace)
 
-    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 1.0)
     mlflow_server.signal(signal.SIGSTOP)
-    assert "does not answer" in reconcile(Release(workspace, PARAMS), "toy").unreachable
+    with monkeypatch.context() as impatient:
+        impatient.setattr(mlflow_store, "_REACH_DEADLINE_S", 1.0)
+        assert "does not answer" in reconcile(Release(workspace, PARAMS), "toy").unreachable
     mlflow_server.signal(signal.SIGCONT)
     mlflow_server.kill()
     done = reconcile(Release(workspace, PARAMS), "toy")

@@ -16,7 +16,7 @@ from lobsmith.cli.main import cli
 from lobsmith.drift.verdict import Finding
 from lobsmith.errors import DataError, PredictionLogError
 from lobsmith.lease import hold_lease
-from lobsmith.monitoring import alerts
+from lobsmith.monitoring import alerts, waiting
 from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.sessions import Announced, sessions_folder
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source, log_path
@@ -174,11 +174,12 @@ def test_a_version_that_turns_bad_is_taken_back_also_while_mlflow_is_away(worksp
     active = Repository.of(workspace).active("toy")
     start_ns = time.time_ns()
     traffic(workspace, ("toy", active), first=("toy", fallback), start_ns=start_ns, worse_by=0.2)
-    monkeypatch.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.2)
     lock = sqlite3.connect(workspace.home / "mlflow.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     try:
-        result = monitor(workspace)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(mlflow_store, "_REACH_DEADLINE_S", 0.2)
+            result = monitor(workspace)
     finally:
         lock.close()
     assert (result.decision, result.active) == ("roll back", fallback)
@@ -211,7 +212,11 @@ def test_a_version_as_good_as_its_fallback_stays(workspace):
 OTHER = structs.replace(toy.SIM, symbol="OTHER")
 
 
-def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave_and_then_serves(workspace):
+def test_a_candidate_of_another_market_waits_for_clients_of_the_old_one_to_leave_and_then_serves(
+    workspace, monkeypatch
+):
+    # The client that waits would write its file again all the time.
+    monkeypatch.setattr(waiting, "_FRESH_S", 3600.0)
     old = promoted(workspace, 0.3)
     manifest = candidate(workspace, 0.4, instruments=(OTHER,))
     challenger = register(workspace, manifest)
