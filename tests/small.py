@@ -28,6 +28,8 @@ SMALL: dict[str, Any] = {
     "train.burn_in": 16,
     "train.batch": 8,
     "train.sequences_per_epoch": 64,
+    # One that a busy machine keeps.
+    "client.deadline_s": 10.0,
     "serving.warmup": 10,
     "serving.warmup_rows": 50,
     "compress.pruning": [],

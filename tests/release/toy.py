@@ -74,7 +74,8 @@ def params(**overrides: Any) -> Params:
     """The project's parameters; overrides are dotted names with `__` for the dot."""
     named = {name.replace("__", "."): value for name, value in overrides.items()}
     return load_params(
-        Path(__file__).parents[2] / "params.yaml", {"serving.warmup": 2, "serving.warmup_rows": 50, **named}
+        Path(__file__).parents[2] / "params.yaml",
+        {"serving.warmup": 2, "serving.warmup_rows": 50, "client.deadline_s": 10.0, **named},
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from lobsmith import clock
@@ -169,6 +170,8 @@ def test_a_full_ring_drops_and_counts_and_trading_goes_on(template) -> None:
     primary = stream(primary_client, into, 0, 100)
     eventually(lambda: into.pid is not None and into.waiting == 0)
     os.kill(into.pid, signal.SIGSTOP)
+    # A row that it takes before it stops would make room for another.
+    eventually(lambda: psutil.Process(into.pid).status() == psutil.STATUS_STOPPED)
     primary += stream(primary_client, into, 100, 500)
     os.kill(into.pid, signal.SIGCONT)
     eventually(lambda: into.waiting == 0)
@@ -203,7 +206,7 @@ def test_shadows_that_hang_hold_up_neither_trading_nor_the_log(template) -> None
     params = small_params(**{"client.deadline_s": 0.2, "mirror.drain_s": 1.0, "mirror.queue_rows": 300})
     with socket.create_server(("127.0.0.1", 0)) as silent:
         into = recorder(template, params, "http", url=f"127.0.0.1:{silent.getsockname()[1]}")
-        primary = stream(client(template, params), into)
+        primary = stream(client(template, small_params()), into)
         # Entries that no ring can hold.
         into.record(0, 0, 2**70, ROWS[0], primary[0])
         into.record(0, 0, 0, ROWS[0][:3], primary[0])
