@@ -53,7 +53,7 @@ def service(root: Path, specification: dict[str, Any]) -> Service:
     port = specification.pop("port", None)
     more: dict[str, Any] = {"probe_s": 0.1}
     if port is not None:
-        more |= {"probe": answers(port, "/", deadline_s=0.3), "ports": (Port(port, "services.mlflow_port"),)}
+        more |= {"probe": answers(port, "/", deadline_s=1.5), "ports": (Port(port, "services.mlflow_port"),)}
     arguments = () if port is None else (str(port),)
     command = (sys.executable, "-c", specification.pop("code"), *arguments)
     return Service(command=command, folder=root, **more, **specification)
@@ -89,7 +89,7 @@ class Up:
     def pid(self, name: str) -> int:
         return next(change[2] for change in reversed(self.changes) if change[0] == name and change[2])
 
-    def eventually(self, holds: Callable[[], bool], within_s: float = 20.0) -> None:
+    def eventually(self, holds: Callable[[], bool], within_s: float = 90.0) -> None:
         end = time.monotonic() + within_s
         while not holds():
             if time.monotonic() > end:
@@ -101,7 +101,7 @@ class Up:
 
     def end(self) -> int:
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(90)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ class Refusing:
 def test_runs_that_the_server_does_not_let_be_cancelled_are_left_out(tmp_path: Path) -> None:
     worker = ForkWorker(Zygote(tmp_path), Heartbeat())
     client = worker._client = Refusing()
-    due = asyncio.run(asyncio.wait_for(worker._get_scheduled_flow_runs(), 10))
+    due = asyncio.run(asyncio.wait_for(worker._get_scheduled_flow_runs(), 60))
     assert (due, client.requests) == (client.due[-1:], 1)
 
 
@@ -82,7 +82,7 @@ def refusing_with(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("refusing_with", [401, 404], indirect=True)
 def test_a_server_that_wants_a_key_is_not_waited_for(refusing_with: str) -> None:
-    asyncio.run(asyncio.wait_for(_await_prefect(refusing_with, Heartbeat()), 10))
+    asyncio.run(asyncio.wait_for(_await_prefect(refusing_with, Heartbeat()), 60))
 
 
 def test_a_run_waits_for_a_server_that_is_being_started_again() -> None:
@@ -99,18 +99,19 @@ def test_a_run_waits_for_a_server_that_is_being_started_again() -> None:
         servers[0].serve_forever()
 
     later = threading.Timer(1.0, start)
+    begun = time.monotonic()
     later.start()
     try:
-        begun = time.monotonic()
-        await_server(f"http://127.0.0.1:{port}/api/", 30)
-        assert 0.9 < time.monotonic() - begun < 10
+        await_server(f"http://127.0.0.1:{port}/api/", 120)
+        # Not at once, and not at its deadline.
+        assert 0.9 < time.monotonic() - begun < 100
     finally:
         later.join(1)
         servers[0].shutdown()
         servers[0].server_close()
     begun = time.monotonic()
     await_server(f"http://127.0.0.1:{port}/api", 1.0)
-    assert 0.9 < time.monotonic() - begun < 5
+    assert 0.9 < time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize("refusing_with", [503], indirect=True)
@@ -156,7 +157,7 @@ def test_what_is_wrong_with_prefect_yaml_is_one_line_that_names_the_place(
     (tmp_path / "flows.py").write_text("from prefect import flow\n\n\n@flow\ndef often() -> None: ...\n")
     code = "from lobsmith.services.flows.register import register; register()"
     completed = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
     )
     [line] = completed.stderr.splitlines()
     assert (completed.returncode, line[: len(message)]) == (1, message)

@@ -84,7 +84,7 @@ def test_a_server_with_a_corrupt_database_ends_with_one_line(tmp_path: Path, mod
         env={**os.environ, "PREFECT_HOME": str(path.parent)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     [line] = completed.stderr.splitlines()
