@@ -185,11 +185,14 @@ def killed(dataset_path: Path, tmp_path_factory: pytest.TempPathFactory) -> byte
         "import sys; from pathlib import Path; from lobsmith.stages.train import train_stage\n"
         "from tests.models.test_trainer import changes\n"
         "from tests.small import small_params\n"
-        "say = lambda epoch: print(epoch.epoch, flush=True)\n"
+        "def say(epoch):\n"
+        "    print(epoch.epoch, flush=True)\n"
+        "    epoch.epoch == 2 and sys.stdin.read()\n"  # it is killed before it can end
         "train_stage(small_params(**changes()), [Path(sys.argv[1])], Path(sys.argv[2]), on_epoch=say)\n"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", code, str(dataset_path), str(directory)],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,

@@ -53,8 +53,9 @@ def write(path: Path, played) -> Path:
 
 def test_moved_lines_read_as_a_consistent_capture_of_another_time(recorded: Path, tmp_path: Path) -> None:
     feed = CapturedFeed([recorded], loop=False)
+    before_ns = clock.now_ns()
     move_to_now([feed])
-    assert abs(feed.begins_ns + feed.shift_ns - clock.now_ns()) < NS_PER_S
+    assert before_ns - NS_PER_MS <= feed.begins_ns + feed.shift_ns <= clock.now_ns() + NS_PER_MS
     assert feed.shift_ns % NS_PER_MS == 0
     before, after = read_captures([recorded]), read_captures([write(tmp_path / "moved", feed.lines())])
     assert (feed.instrument, after.instrument) == (SIMULATED, SIMULATED)
@@ -124,7 +125,7 @@ def test_a_player_keeps_to_the_clock_of_the_workspace(fast, recorded: Path) -> N
     move_to_now([feed])
     began_ns = clock.now_ns()
     Player(feed, sink, threading.Event(), print).run()
-    assert SECONDS - 1 < (clock.now_ns() - began_ns) / NS_PER_S < 20 * SECONDS
+    assert SECONDS - 1 < (clock.now_ns() - began_ns) / NS_PER_S < 60 * SECONDS  # which the machine's pace would take
     assert (sink.early, len(sink.taken)) == ([], read_captures([recorded]).accounting.records)
 
 
@@ -149,7 +150,7 @@ def test_a_player_stops_while_it_waits(recorded: Path) -> None:
     thread = threading.Thread(target=Player(feed, Sink(), stop, print).run)
     thread.start()
     stop.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 
