@@ -11,4 +11,4 @@ ROOT = Path(__file__).parents[1]
 def run_in_another_process(code: str, *arguments: object) -> subprocess.CompletedProcess[bytes]:
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=120)
+    return subprocess.run(command, check=True, capture_output=True, cwd=ROOT, env=environment, timeout=280)

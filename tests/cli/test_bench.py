@@ -18,7 +18,7 @@ def bench(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def bench_tick(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lobsmith", "--root", str(root), "bench", "tick", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_folder_without_a_network_is_one_clear_error(root: Path) -> None:
 @pytest.mark.slow
 def test_a_tick_with_and_without_mirroring(root: Path) -> None:
     command = [sys.executable, "-m", "lobsmith", "--root", str(root), "bench", "mirror", "--rows", "500", "--json"]
-    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    completed = subprocess.run(command, capture_output=True, text=True, check=False, timeout=280)
     assert completed.returncode == 0, completed.stderr
     report = json.loads(completed.stdout)
     for side in ("plain", "mirrored", "put"):

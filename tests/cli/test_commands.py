@@ -36,7 +36,7 @@ def lobsmith(root: Path, *arguments: str) -> Result:
         return CliRunner().invoke(cli, ["--root", str(root), *arguments])
 
 
-def in_a_process(root: Path, *arguments: str, timeout: float = 120, **environment: str) -> Result:
+def in_a_process(root: Path, *arguments: str, timeout: float = 280, **environment: str) -> Result:
     completed = subprocess.run(
         [sys.executable, "-m", "lobsmith", "--root", str(root), *arguments],
         capture_output=True,

@@ -71,7 +71,7 @@ def snippet(language: str, containing: str, endpoint: Endpoint) -> str:
 def test_the_python_snippet_gets_a_prediction_over_both_protocols(endpoint: Endpoint) -> None:
     code = snippet("python", "tritonclient", endpoint)
     assert "lobsmith" not in code
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250, check=True)
     tables = [
         np.array([[float(number) for number in line.strip("[] ").split()] for line in table.splitlines()])
         for table in re.findall(r"\[\[.*?\]\]", result.stdout, re.DOTALL)
@@ -91,7 +91,7 @@ def test_the_python_snippet_gets_a_prediction_over_both_protocols(endpoint: Endp
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_curl_snippet_gets_a_prediction(endpoint: Endpoint) -> None:
     code = snippet("sh", "curl", endpoint)
-    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    result = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=250, check=True)
     outputs = json.loads(result.stdout)["outputs"]
     assert {output["name"]: output["shape"] for output in outputs} == {
         "probabilities": [1, 1, 4, 3],

@@ -309,7 +309,7 @@ def test_two_processes_learn_what_one_does(dataset_path: Path, uninterrupted: by
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port)]
     subprocess.run(
-        [*command, str(script), str(dataset_path), str(tmp_path)], check=True, cwd=ROOT, env=environment(), timeout=120
+        [*command, str(script), str(dataset_path), str(tmp_path)], check=True, cwd=ROOT, env=environment(), timeout=280
     )
     header = json.loads(uninterrupted[8 : 8 + int.from_bytes(uninterrupted[:8], "little")])
     alone = json.loads(header["__metadata__"]["lobsmith"])["history"]

@@ -190,7 +190,7 @@ def test_it_is_timed_beside_onnx_runtime(forgets: bool, tmp_path: Path) -> None:
     model, reference = partial(BoundModel, path, rows=5), partial(CompiledStep, path)
     timing = compare_times(model, reference, "step", rows(30), 60, forgets=forgets)
     assert timing.calls == 120
-    assert 0 < timing.reference_p50_us < timing.reference_p99_us
+    assert 0 < timing.reference_p50_us <= timing.reference_p99_us
 
 
 def test_what_serves_needs_no_torch() -> None:
