@@ -40,7 +40,7 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.slow,
     pytest.mark.usefixtures("prefect_server"),
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(900),
 ]
 BTC, SECONDS, SPEED = "binance-usdm:BTCUSDT", 300, 20
 SETTINGS: dict[str, Any] = {
@@ -99,7 +99,7 @@ class Live:
     def _listen(self) -> None:
         self.errors += self.process.stderr
 
-    def eventually(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 60.0) -> None:
+    def eventually(self, holds: Callable[[dict[str, Any]], bool], within_s: float = 180.0) -> None:
         end = time.monotonic() + within_s
         while not (self.seconds and holds(self.seconds[-1])):
             assert time.monotonic() < end, (self.seconds[-1:], self.errors)
@@ -145,7 +145,7 @@ def test_a_session_of_a_new_market_is_answered_after_the_next_retrain(
             assert {second["abstain"] for second in answered} & {"other_instrument"} == set()
 
             # No rollback: the version below was not trained on the market, and is not asked about its rows either.
-            end = time.monotonic() + 60
+            end = time.monotonic() + 180
             while (watched := monitor(root)).decision is None and time.monotonic() < end:
                 time.sleep(1)  # rows of the feed that were due before the promotion do not count
             assert (watched.decision, watched.active, watched.fallback) == ("keep", evaluated.active, None), (
