@@ -62,7 +62,7 @@ class Prefect:
 
     def run(self, *arguments: str) -> None:
         with self.log.open("ab") as log:
-            completed = subprocess.run([*PREFECT, *arguments], stdout=log, timeout=90, check=False, **self.options)
+            completed = subprocess.run([*PREFECT, *arguments], stdout=log, timeout=250, check=False, **self.options)
         assert completed.returncode == 0, self.logged()
 
     @contextmanager
@@ -168,7 +168,7 @@ def test_every_deployment_is_scheduled_and_a_scheduled_run_completes(project: Pa
             prefect.eventually("the worker has its pool", lambda: prefect.answers("work_pools/lobsmith"))
             prefect.run("deploy", "--all")
             for name in names:
-                prefect.eventually(f"{name} is scheduled", lambda name=name: prefect.runs(name, "SCHEDULED") > 0, 30)
+                prefect.eventually(f"{name} is scheduled", lambda name=name: prefect.runs(name, "SCHEDULED") > 0)
             prefect.eventually(f"a run of {WATCHED} completes", lambda: prefect.runs(WATCHED, "COMPLETED") > 0)
 
 
@@ -178,7 +178,7 @@ NAMES = ("every-six-hours", "reconcile", "shadow", "monitor", "drift")
 
 @pytest.fixture(scope="module")
 def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
-    """A server and a project whose deployments are due every few seconds, beside a flow that takes a minute.
+    """A server and a project whose deployments are due every few seconds, beside a flow that takes ten minutes.
 
     Another retrain holds the lease all the time, so that those of the schedule end as skipped.
     """
@@ -192,7 +192,7 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prefect]:
 
     folder = tmp_path_factory.mktemp("service")
     root = project_in(folder / "project", hurry)
-    (root / "slow.py").write_text("import time\nfrom prefect import flow\n\n@flow\ndef slow():\n    time.sleep(60)\n")
+    (root / "slow.py").write_text("import time\nfrom prefect import flow\n\n@flow\ndef slow():\n    time.sleep(600)\n")
     workspace = workspace_with_mlflow(root)
     prefect = Prefect(root, folder / "prefect")
     with (
@@ -228,7 +228,7 @@ def test_the_service_completes_runs_of_every_deployment_and_of_those_it_has_miss
         processes = service.children(recursive=True)
         service.kill()
         away = datetime.now(UTC)
-        assert psutil.wait_procs(processes, timeout=5)[1] == []
+        assert psutil.wait_procs(processes, timeout=60)[1] == []
     manual = listed.pop("slow/slow")
     assert (manual.due, manual.last) == (None, None)
     assert set(listed) == {
@@ -279,7 +279,7 @@ def test_a_killed_run_has_crashed_and_a_cancelled_one_ends_with_its_process(pref
 
         last = prefect.begun("slow")
         service.terminate()
-        service.wait(timeout=20)
+        service.wait(timeout=90)
         assert not psutil.pid_exists(int(last["infrastructure_pid"]))
         assert prefect.state(last) == "CRASHED"
 
@@ -302,10 +302,10 @@ def test_a_worker_beats_while_its_zygote_answers_whether_or_not_the_server_does(
             time.sleep(1)
             assert not beats()
             zygote.resume()
-            prefect.eventually("it beats again", beats, 15)
+            prefect.eventually("it beats again", beats)
             hung = [prefect.server, *prefect.server.children(recursive=True)]
             for process in hung:
                 process.suspend()
-            assert beats()
+            prefect.eventually("it beats without the server", beats)
             for process in hung:
                 process.resume()
