@@ -172,7 +172,7 @@ def test_runs_in_parallel_do_not_disturb_each_other(tmp_path: Path, session: Ses
     for run in runs:
         run.start()
     for run in runs:
-        run.join(timeout=120)
+        run.join(timeout=280)
     assert [run.exitcode for run in runs] == [0, 0]
     page = (tmp_path / "docs" / "index.html").read_text()
     assert "x Y events" in page
