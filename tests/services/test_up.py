@@ -68,7 +68,7 @@ class Project:
         return commands
 
 
-def eventually(what: str, holds: Callable[[], bool], within_s: float = 120.0) -> float:
+def eventually(what: str, holds: Callable[[], bool], within_s: float = 240.0) -> float:
     """Wait, and return for how many seconds."""
     begun = time.monotonic()
     while not holds():
@@ -107,7 +107,7 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     pages = {service.name: service.address for service in run.services if service.page}
     assert completed.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
     for url in pages.values():
-        assert "<html" in httpx.get(url, follow_redirects=True, timeout=20).text.lower()
+        assert "<html" in httpx.get(url, follow_redirects=True, timeout=60).text.lower()
     for service in run.services:
         for process, resident in process_tree(service.pid or 0):
             print(f"{service.name:<10} {resident / 2**20:5.0f} MiB  {' '.join(process.cmdline())[:90]}")
@@ -120,19 +120,21 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
 
     monitor = deployed(run)["monitor"]
     schedule = f"{run.prefect_api}/deployments/{monitor['id']}/schedules/{monitor['schedules'][0]['id']}"
-    httpx.patch(schedule, json={"active": False}).raise_for_status()
+    httpx.patch(schedule, json={"active": False}, timeout=60).raise_for_status()
 
+    queues = [_queue()]
     for name, pid in [(service.name, service.pid) for service in run.services]:
         os.kill(pid or 0, signal.SIGKILL)
         eventually(f"{name} is seen to have ended", lambda name=name, pid=pid: project.service(name).pid != pid)
         figures[name] = eventually(
             f"{name} is ready again", lambda name=name: project.service(name).state is Phase.READY
         )
+        queues.append(_queue())
     endpoint = read_endpoint(project.workspace)
     assert endpoint is not None
     os.kill(endpoint.triton_pid, signal.SIGKILL)
     figures["Triton alone"] = eventually("Triton serves again", lambda: _serves_again(project, endpoint.triton_pid))
-    queue = max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
+    queue = max(*queues, _queue())
     print(json.dumps({name: round(seconds, 1) for name, seconds in figures.items()}), f"limits times {queue:.1f}")
     limits = dict.fromkeys(figures, BACK_S) | {"all ready": 6 * BACK_S, "Triton alone": TRITON_BACK_S}
     assert {name: seconds for name, seconds in figures.items() if seconds > queue * limits[name]} == {}
@@ -145,18 +147,18 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     for process in stopped.values():
         process.suspend()
     for name in stopped:
-        eventually(f"{name} is seen to hang", lambda name=name: project.service(name).state is Phase.SILENT, 50)
+        eventually(f"{name} is seen to hang", lambda name=name: project.service(name).state is Phase.SILENT)
     for process in stopped.values():
         process.resume()
     for name in stopped:
-        eventually(f"{name} answers again", lambda name=name: project.service(name).state is Phase.READY, 50)
+        eventually(f"{name} answers again", lambda name=name: project.service(name).state is Phase.READY)
 
     # Services that were not killed have not ended either.
     assert {service.name: service.restarts for service in project.run().services} == dict.fromkeys(
         (service.name for service in run.services), 1
     )
     os.kill(run.process.pid, signal.SIGKILL)
-    eventually("no process is left", lambda: project.processes() == {}, GRACE_S + 10)
+    eventually("no process is left", lambda: project.processes() == {}, GRACE_S + 60)
     assert read_run(project.workspace) is None
 
     again = project.lobsmith(*live)
@@ -178,8 +180,13 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
 
 
 def deployed(run: Run) -> dict[str, dict[str, Any]]:
-    deployments = httpx.post(f"{run.prefect_api}/deployments/filter", json={}).raise_for_status().json()
+    deployments = httpx.post(f"{run.prefect_api}/deployments/filter", json={}, timeout=60).raise_for_status().json()
     return {deployment["name"]: deployment for deployment in deployments}
+
+
+def _queue() -> float:
+    """How many times as long as on an idle machine everything takes."""
+    return max(1.0, 1.5 * os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def _serves_again(project: Project, killed: int) -> bool:
