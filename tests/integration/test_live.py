@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,16 +30,18 @@ from tests.market.exchange import Exchange, Script
 from tests.served import publish_small
 from tests.small import small_params
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
-AHEAD_S, SECONDS = 9, 40
+AHEAD_S, SECONDS = 9, 60
 """Before the first message of the venue is due, less than a session takes for silence; and how many s of them."""
 
 
 @contextmanager
-def venue(lines: list[bytes]) -> Iterator[Exchange]:
-    """A venue in a thread of its own."""
+def venue() -> Iterator[tuple[Exchange, int]]:
+    """A venue in a thread of its own, and when its first message is due."""
     loop, ready = asyncio.new_event_loop(), threading.Event()
+    begins_ns = time.time_ns() + AHEAD_S * NS_PER_S
+    lines = market(begins_ns)
     exchange, done = Exchange(lines, Script(paced=True)), asyncio.Event()
 
     async def run() -> None:
@@ -50,9 +52,9 @@ def venue(lines: list[bytes]) -> Iterator[Exchange]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(run(),))
     thread.start()
-    ready.wait(10)
+    assert ready.wait(60)
     try:
-        yield exchange
+        yield exchange, begins_ns
     finally:
         loop.call_soon_threadsafe(done.set)
         thread.join()
@@ -86,6 +88,14 @@ class Live:
             self.ended += ended
             self.seconds += [] if ended else [event]
 
+    def eventually(self, holds: Callable[[dict, dict], bool]) -> None:
+        """Wait until something holds of the last two seconds."""
+        end = time.monotonic() + 120
+        while len(self.seconds) < 2 or not holds(*self.seconds[-2:]):
+            assert time.monotonic() < end, self.seconds[-3:]
+            assert self.process.poll() is None, self.process.stderr.read()
+            time.sleep(0.05)
+
     def end(self, number: int) -> tuple[float, str]:
         """Send a signal; return how long the process takes to end, s, and its stderr."""
         began = time.monotonic()
@@ -105,12 +115,15 @@ def test_kills_of_server_and_session_lose_no_answer_and_the_capture_is_trained_o
     workspace = Workspace(tmp_path)
     workspace.params.write_text(yaml.safe_dump(as_table(params)))
     version = publish_small(workspace, params, seed=1).version
-    begins_ns = time.time_ns() + AHEAD_S * NS_PER_S
-    with running_triton(workspace, params), venue(market(begins_ns)) as exchange:
+    with running_triton(workspace, params), venue() as (exchange, begins_ns):
         first = Live(workspace, exchange)
-        sleep_until(begins_ns + 10 * NS_PER_S)
+        first.eventually(lambda _, now: now["up"] is not None)
+        killed_s = time.monotonic()
         os.kill(read_endpoint(workspace).triton_pid, signal.SIGKILL)
-        sleep_until(begins_ns + 20 * NS_PER_S)
+        first.eventually(lambda _, now: now["unanswered"] > 0)
+        first.eventually(lambda before, now: now["rows_per_s"] > 0 and now["unanswered"] == before["unanswered"])
+        # Most rows are answered, however long the server took.
+        time.sleep(5 + time.monotonic() - killed_s)
         first.end(signal.SIGKILL)
         sent_first = exchange.sent
         second = Live(workspace, exchange)
