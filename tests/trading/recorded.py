@@ -24,7 +24,7 @@ ROWS = rows(COUNT, 8)
 RAW = rows(COUNT, 9)
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 30.0) -> None:
+def eventually(holds: Callable[[], bool], within_s: float = 90.0) -> None:
     end = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < end, "did not come true in time"

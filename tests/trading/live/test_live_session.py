@@ -80,7 +80,7 @@ class Session:
         except Exception as error:  # noqa: BLE001 - it is raised in the test
             self.error = error
 
-    def eventually(self, holds, deadline_s: float = 30.0) -> None:
+    def eventually(self, holds, deadline_s: float = 90.0) -> None:
         end = time.monotonic() + deadline_s
         while not holds():
             assert time.monotonic() < end, self.messages
@@ -90,7 +90,7 @@ class Session:
     def end(self, *, stop: bool = True) -> LiveSummary:
         if stop:
             self.stop.set()
-        self._thread.join(60)
+        self._thread.join(200)
         if self.error is not None:
             raise self.error
         return self.summaries[0]
@@ -210,7 +210,7 @@ def test_each_captured_file_reads_without_those_before_it(workspace: Workspace, 
     publish_small(workspace, PARAMS, seed=1)
     monkeypatch.setattr("lobsmith.trading.live.capture._MIB", 30_000)
     session = Session(workspace, PlayedFeed([SimulatedFeed(3)]), params=small_params(**{"live.rotate_mib": 1}))
-    session.eventually(lambda: len(captures(workspace)) >= 5, 60)
+    session.eventually(lambda: len(captures(workspace)) >= 5)
     summary = session.end()
     paths = captures(workspace)
     whole = read_captures(paths)
@@ -253,7 +253,7 @@ def test_a_file_that_begins_while_a_book_is_written_has_one_too(tmp_path: Path, 
         return taken
 
     def wait_for(holds) -> None:
-        end = time.monotonic() + 10
+        end = time.monotonic() + 60
         while not holds():
             assert time.monotonic() < end
             time.sleep(0.01)
