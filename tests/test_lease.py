@@ -6,10 +6,12 @@ import threading
 import time
 
 import msgspec
+import psutil
 import pytest
 
 from lobsmith import lease as leases
 from lobsmith.errors import LeaseError, LeaseLostError
+from lobsmith.files import exclusive_lock
 from lobsmith.lease import hold_lease, lease_holder
 from lobsmith.process import Process
 
@@ -104,7 +106,10 @@ def test_it_is_free_at_once_when_its_holder_was_killed(path, start):
 def test_a_stopped_holder_is_replaced_and_refused_when_it_goes_on(path, start):
     process, _ = start(0.5)
     assert act(process) == "acted"
-    process.send_signal(signal.SIGSTOP)
+    with exclusive_lock(path, 60):  # it is not stopped in the middle of a renewal
+        process.send_signal(signal.SIGSTOP)
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
     with hold_lease(path, "take over", ttl_s=30, wait_s=30) as lease:
         process.send_signal(signal.SIGCONT)
         answer = act(process)
