@@ -33,7 +33,7 @@ pytestmark = pytest.mark.integration
 ROWS = np.random.default_rng(9).normal(size=(1000, toy.F)).astype(np.float32)
 
 
-def eventually(holds: Callable[[], bool], within_s: float = 20.0) -> None:
+def eventually(holds: Callable[[], bool], within_s: float = 90.0) -> None:
     end = time.monotonic() + within_s
     while not holds():
         assert time.monotonic() < end, "did not come true in time"
@@ -148,7 +148,7 @@ def test_a_load_that_hangs_ends_at_its_deadline(workspace: Workspace, params: Pa
     config = workspace.repository / "other" / "config.pbtxt"
     config.write_text(config.read_text().replace("count: 2", "count: 2000000000"))
     params = msgspec.structs.replace(
-        params, serving=msgspec.structs.replace(params.serving, load_deadline_s=3.0, stop_deadline_s=2.0)
+        params, serving=msgspec.structs.replace(params.serving, load_deadline_s=8.0, stop_deadline_s=2.0)
     )
     events: list[ServeEvent] = []
     with running_triton(workspace, params, on_event=events.append) as control:
@@ -179,7 +179,7 @@ def test_no_process_and_no_shared_memory_is_left(workspace: Workspace, params: P
         os.kill(control.endpoint.triton_pid, signal.SIGKILL)
         eventually(lambda: not Path(f"/proc/{control.endpoint.triton_pid}").exists())
     # The stubs were killed with their group; the system may take an instant to bury them.
-    eventually(lambda: processes() == [], 2.0)
+    eventually(lambda: processes() == [])
     assert regions() == []
 
 
