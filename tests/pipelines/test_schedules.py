@@ -117,7 +117,7 @@ class Prefect:
     def state(self, run: dict[str, Any]) -> str:
         return self.read(run)["state_type"]
 
-    def eventually(self, what: str, holds: Callable[[], bool], within_s: float = 240.0) -> None:
+    def eventually(self, what: str, holds: Callable[[], bool], within_s: float = 400.0) -> None:
         deadline = time.monotonic() + within_s
         while not self.is_so(holds):
             if time.monotonic() > deadline:
@@ -159,6 +159,7 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_deployment_is_scheduled_and_a_scheduled_run_completes(project: Path, tmp_path: Path) -> None:
     prefect = Prefect(project, tmp_path / "prefect")
     names = [deployment["name"] for deployment in yaml.safe_load((project / "prefect.yaml").read_text())["deployments"]]
@@ -286,6 +287,7 @@ def test_a_killed_run_has_crashed_and_a_cancelled_one_ends_with_its_process(pref
 
 @pytest.mark.integration
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_worker_beats_while_its_zygote_answers_whether_or_not_the_server_does(prefect: Prefect) -> None:
     with heartbeat_memory() as descriptor:
         alive = Heartbeat(descriptor)
