@@ -276,7 +276,8 @@ def effect(
     Args:
         probabilities: float [N, 3] at `rows`; NaN does not trade.
         rows: int64 [N], rising indices into the arrays of all rows.
-        time_ns, segment: int64 [M].
+        time_ns: int64 [M], ns.
+        segment: int64 [M].
         mid: int64 [M], twice the mid, ticks.
         spread_bps: float [M], whole spread, basis points.
         horizon_ms: how long a position is held.

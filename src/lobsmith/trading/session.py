@@ -207,7 +207,7 @@ def open_stream(
             a version, now or later, are logged and not actionable: `Abstain.OTHER_INSTRUMENT`.
 
     Raises:
-        UnlearntInstrumentError: the active version was trained on other instruments only.
+        UntrainedInstrumentError: the active version was trained on other instruments only.
         ParamsError: `ab` without a share, or no such transport.
         ServingError: no server answers, it has no such model or one of other features, or `modes` is no such URL.
     """

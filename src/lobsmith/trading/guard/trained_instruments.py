@@ -48,7 +48,7 @@ class TrainedInstruments:
         """Refuse a version that was trained on other instruments only.
 
         Raises:
-            UnlearntInstrumentError: it names both, and the remedy.
+            UntrainedInstrumentError: it names both, and the remedy.
         """
         fault = self.check(self._model, version)
         if fault is not None:

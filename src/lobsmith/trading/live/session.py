@@ -100,7 +100,7 @@ def run_live(
     Raises:
         ParamsError: no such horizon or transport.
         DataError: another session captures the same symbols, or the feed failed.
-        UnlearntInstrumentError: no model was trained on any symbol, and nothing is captured.
+        UntrainedInstrumentError: no model was trained on any symbol, and nothing is captured.
     """
     horizons = params.labels.horizons_ms
     if options.horizon_ms not in horizons:
