@@ -48,7 +48,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, *, files: Files, **_config: MkDocsConfig) -> str:
     """Turn links between files of the repository into links between pages."""
     place = page.file.src_uri
     source = Path(page.file.abs_src_path).relative_to(ROOT).as_posix() if page.file.abs_src_path else place
