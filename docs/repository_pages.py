@@ -2,9 +2,11 @@
 
 Documents link to each other by their paths in the repository. In the guide README.md is the first page; a linked
 Markdown file outside `docs/` is a page, any other linked file is copied; notebooks of `examples/` are pages. Links
-follow. A link to a folder or to no file stays as it is, and the strict build refuses it.
+follow. A link to a folder or to no file stays as it is, and the strict build refuses it. In the navigation a pattern
+stands for the pages there are.
 """
 
+import fnmatch
 import json
 import posixpath
 import re
@@ -45,6 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                 documents.append(path)
             elif files.get_file_from_path(path) is None:
                 files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    config.nav = _without_patterns(config.nav, sorted(page.src_uri for page in files.documentation_pages()))
     return files
 
 
@@ -60,6 +63,16 @@ def on_page_markdown(markdown: str, page: Page, *, files: Files, **_config: MkDo
         return match[1] + posixpath.relpath(_place(path), posixpath.dirname(place) or ".")
 
     return LINK.sub(linked, markdown)
+
+
+def _without_patterns(nav: list[Any], pages: list[str]) -> list[Any]:
+    entries: list[Any] = []
+    for entry in nav:
+        if isinstance(entry, dict):
+            entries.append({k: _without_patterns(v, pages) if isinstance(v, list) else v for k, v in entry.items()})
+        else:
+            entries += fnmatch.filter(pages, entry) if "*" in entry else [entry]
+    return entries
 
 
 def _target(document: str, link: str) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 import click
 import pytest
 
+import lobsmith
 from lobsmith.cli.live import live
 from lobsmith.cli.main import cli
 from lobsmith.cli.up import up
@@ -137,6 +138,12 @@ def test_every_document_is_a_page(site: Path) -> None:
     built = {str(path.relative_to(site)) for path in site.rglob("*.html")}
     wanted = {name.removeprefix("docs/").replace("README.md", "index.md") for name in NAMES}
     assert {name.removesuffix(".md") + ".html" for name in wanted} - built == set()
+
+
+@pytest.mark.slow
+def test_the_public_names_are_in_the_reference(site: Path) -> None:
+    names = {f"lobsmith.{name}" for name in getattr(lobsmith, "__all__", ())}
+    assert names - Urls(site / "api" / "index.html").ids == set()
 
 
 @pytest.mark.slow
