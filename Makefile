@@ -48,7 +48,7 @@ format: install  ## write the code as ruff wants it
 	$(BIN)/ruff format .
 
 docs: install  ## the guide, into site/; open site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:  ## remove the environment, caches and local state; published versions stay
 	rm -rf $(VENV) .lobsmith site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
