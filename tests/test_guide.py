@@ -1,5 +1,6 @@
 """The guide, built as `make docs` builds it, and the command lines that documents name."""
 
+import builtins
 import os
 import re
 import shlex
@@ -88,6 +89,16 @@ def test_command_lines_of_messages_exist() -> None:
     lines = [(name, re.sub(r"{[^}]*}", "X", span)) for name, text in texts.items() for span in SPAN.findall(text)]
     assert len(lines) > 50
     assert [f"{name}: lobsmith {line}: {wrong}" for name, line in lines if (wrong := fault(line))] == []
+
+
+def test_errors_that_docstrings_name_exist() -> None:
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "src").rglob("*.py")}
+    known = {name for text in texts.values() for name in re.findall(r"^class (\w+Error)\b", text, re.MULTILINE)}
+    named = [
+        (path, name) for path, text in texts.items() for name in re.findall(r"^ +(\w+Error): ", text, re.MULTILINE)
+    ]
+    assert len(named) > 100
+    assert [(path, name) for path, name in named if name not in known and not hasattr(builtins, name)] == []
 
 
 @pytest.mark.parametrize(
