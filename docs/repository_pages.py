@@ -104,7 +104,7 @@ def _notebook(notebook: dict[str, Any]) -> str:
             if "image/png" in data:
                 parts.append(f"![plot](data:image/png;base64,{''.join(data['image/png']).strip()})")
             elif "text/html" in data:
-                parts.append("".join(data["text/html"]))
+                parts.append(f'<div class="output">{"".join(data["text/html"])}</div>')
             elif text := "".join(output.get("text", data.get("text/plain", ""))).rstrip():
                 parts.append(f"```text\n{text}\n```")
     return "\n\n".join(parts)
