@@ -68,10 +68,14 @@ def on_page_markdown(markdown: str, page: Page, *, files: Files, **_config: MkDo
 def _without_patterns(nav: list[Any], pages: list[str]) -> list[Any]:
     entries: list[Any] = []
     for entry in nav:
-        if isinstance(entry, dict):
-            entries.append({k: _without_patterns(v, pages) if isinstance(v, list) else v for k, v in entry.items()})
-        else:
+        if isinstance(entry, str):
             entries += fnmatch.filter(pages, entry) if "*" in entry else [entry]
+            continue
+        [(title, below)] = entry.items()
+        if isinstance(below, list):
+            below = _without_patterns(below, pages)
+        if below:
+            entries.append({title: below})
     return entries
 
 
