@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 CAPTURE ?=
-EXTRAS ?= triton,dev
+EXTRAS ?= dev
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
 # Tests write to memory where it takes 4 GiB: a container's /dev/shm has 64 MiB by default.
 TEST_FILES := $(shell test -w /dev/shm && df -Pk /dev/shm | awk 'NR == 2 && $$4 > 4194304 { print "/dev/shm" }')
@@ -22,7 +22,7 @@ help:  ## what can be made
 install: $(INSTALLED)  ## a virtual environment with everything in it
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit("lobsmith needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info[:2] in ((3, 11), (3, 12)) else "lobsmith needs Python 3.11 or 3.12; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@

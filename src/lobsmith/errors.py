@@ -1,6 +1,7 @@
 """Every error that lobsmith raises on purpose.
 
     LobsmithError                 anything a user can read and act on
+    ├── ProjectError              a folder is no project, or cannot be made one
     ├── ParamsError               params.yaml is wrong
     ├── DataError                 market data cannot be used
     │   ├── CaptureError          a capture file is empty, truncated, garbled or of an unknown format
@@ -51,6 +52,7 @@ __all__ = [
     "PortBusyError",
     "PrecisionError",
     "PredictionLogError",
+    "ProjectError",
     "RegistryError",
     "ReleaseError",
     "RequestError",
@@ -67,6 +69,10 @@ __all__ = [
 
 class LobsmithError(Exception):
     """Anything a user can read and act on."""
+
+
+class ProjectError(LobsmithError):
+    """A folder is no project, or cannot be made one."""
 
 
 class ParamsError(LobsmithError):

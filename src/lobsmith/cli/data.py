@@ -13,6 +13,7 @@ from lobsmith.cli.options import change_options, changes, json_option, overrides
 from lobsmith.cli.watch import watch
 from lobsmith.params import load_params
 from lobsmith.progress import console, stage
+from lobsmith.project.project import params_file
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def describe(
     from lobsmith.market.readers import open_captures
     from lobsmith.market.venues.formats import group_by_instrument
 
-    limits = load_params(workspace.params, overrides(settings)).data.screen
+    limits = load_params(params_file(workspace), overrides(settings)).data.screen
     groups, errors = group_by_instrument(files)
     sessions = []
     listing = quarantine.open("w", encoding="utf-8", newline="") if quarantine else None

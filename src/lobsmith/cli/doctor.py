@@ -18,6 +18,7 @@ from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.errors import LobsmithError
 from lobsmith.params import load_params
+from lobsmith.project.project import params_file
 from lobsmith.workspace import Workspace
 
 _ENOUGH_MEMORY_GIB = 4
@@ -104,7 +105,7 @@ def _params(workspace: Workspace) -> Check:
         load_params(workspace.params)
         return str(workspace.params)
 
-    return _attempt("parameters", check)
+    return _attempt("parameters", check, needed=workspace.params.exists())
 
 
 def _triton() -> Check:
@@ -127,7 +128,7 @@ def _ports(workspace: Workspace) -> Check:
 
         if (run := read_run(workspace)) is not None:
             return f"in use by `lobsmith up` of this workspace, process {run.process.pid}"
-        params = load_params(workspace.params)
+        params = load_params(params_file(workspace))
         ports = [Port(getattr(params.services, name), f"services.{name}") for name in params.services.__struct_fields__]
         if connect(workspace) is None:
             ports += ports_of(params.serving)

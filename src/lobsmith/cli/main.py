@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
 from lobsmith.cli.flows import drift, monitor, reconcile, shadow
+from lobsmith.cli.init import init
 from lobsmith.cli.live import live
 from lobsmith.cli.mode import mode
 from lobsmith.cli.models import models
@@ -26,7 +28,11 @@ from lobsmith.cli.stage import stage
 from lobsmith.cli.status import status
 from lobsmith.cli.up import down, logs, up
 from lobsmith.errors import LobsmithError
+from lobsmith.project.project import require_project
 from lobsmith.workspace import Workspace
+
+ANYWHERE = ("init", "doctor", "data describe", "data simulate", "data watch")
+"""Commands that need no project."""
 
 
 class _Commands(click.Group):
@@ -45,7 +51,7 @@ class _Commands(click.Group):
     type=click.Path(path_type=Path, file_okay=False),
     envvar="LOBSMITH_ROOT",
     default=".",
-    help="The project's folder, with params.yaml; LOBSMITH_ROOT, else the current one.",
+    help="The project's folder, with params.yaml (see init); LOBSMITH_ROOT, else the current one.",
 )
 @click.version_option(__version__)
 @click.pass_context
@@ -63,6 +69,7 @@ for command in (
     doctor,
     down,
     drift,
+    init,
     logs,
     live,
     mode,
@@ -81,6 +88,24 @@ for command in (
     up,
 ):
     cli.add_command(command)
+
+
+def _in_project(name: str, command: click.Command) -> None:
+    """Make a command, or those of a group, refuse a folder that is no project."""
+    if isinstance(command, click.Group):
+        for part, below in command.commands.items():
+            _in_project(f"{name} {part}".lstrip(), below)
+    elif name not in ANYWHERE and (run := command.callback) is not None:
+
+        @wraps(run)
+        def checked(*arguments: Any, **options: Any) -> Any:
+            require_project(click.get_current_context().obj)
+            return run(*arguments, **options)
+
+        command.callback = checked
+
+
+_in_project("", cli)
 
 
 def main() -> None:

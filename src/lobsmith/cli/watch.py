@@ -10,6 +10,7 @@ from rich.table import Table
 from lobsmith.cli.options import json_option, overrides, print_json, results, set_option
 from lobsmith.params import Params, load_params
 from lobsmith.progress import console, stage
+from lobsmith.project.project import params_file
 from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
@@ -25,7 +26,7 @@ def watch(workspace: Workspace, files: tuple[Path, ...], settings: tuple[str, ..
     """Find flash crashes and accumulation patterns in FILEs. Files of one instrument are one stream."""
     from lobsmith.market.venues.formats import group_by_instrument
 
-    params = load_params(workspace.params, overrides(settings))
+    params = load_params(params_file(workspace), overrides(settings))
     groups, errors = group_by_instrument(files)
     if not groups:
         raise next(iter(errors.values()))

@@ -196,7 +196,7 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
     try:
         table = yaml.load(path.read_text(), _LOADER)  # noqa: S506 - it is a safe one
     except FileNotFoundError:
-        raise ParamsError(f"{path}: no such file; run in the project's folder or pass --root") from None
+        raise ParamsError(f"{path}: no such file; `lobsmith init` writes one, --root names a project") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     for name, value in (overrides or {}).items():

@@ -51,7 +51,7 @@ def serve(workspace: Workspace, api: str | None) -> None:
     if not api:
         raise FlowsError("PREFECT_API_URL is not set: name Prefect's server, such as http://127.0.0.1:4200/api")
     if not (workspace.root / FILE).is_file():
-        raise FlowsError(f"{workspace.root}/{FILE}: no such file; name the project's folder with --root")
+        raise FlowsError(f"{workspace.root}/{FILE}: no such file; `lobsmith init` writes one, --root names a project")
     os.chdir(workspace.root)
     sys.path.append(str(workspace.root))  # for flows of the project's own
     # Read by the pull step of prefect.yaml.

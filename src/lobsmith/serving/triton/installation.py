@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lobsmith.errors import TritonMissingError
 
-_INSTALL = 'pip install "lobsmith[triton]"'
+_INSTALL = "pip install nvidia-pytriton"
 _OTHERWISE = "`lobsmith replay --transport inprocess` works without Triton"
 _ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 _DEBIAN_PACKAGES = {

@@ -1,0 +1,1 @@
+"""What makes a folder a project, and the files of a new one."""
