@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from lobsmith.cli import doctor
 from lobsmith.cli.main import cli
 from lobsmith.workspace import Workspace
 from tests.small import params_file
@@ -151,6 +153,25 @@ def test_doctor_says_what_is_there(root: Path) -> None:
     assert checks["torch"]["found"]
     assert checks["parameters"]["found"]
     assert result.exit_code == (1 if any(c["needed"] and not c["found"] for c in checks.values()) else 0)
+
+
+def test_doctor_names_versions_other_than_those_tested(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constraints = (params_file().parent / "constraints.txt").read_text()
+    tested = dict(re.findall(r"^([\w.-]+)==(\S+)", constraints, re.MULTILINE))
+
+    def versions() -> dict[str, Any]:
+        result = CliRunner().invoke(cli, ["--root", str(root), "doctor", "--json"])
+        [check] = (check for check in json.loads(result.stdout)["checks"] if check["name"] == "versions")
+        assert not check["needed"]
+        return check
+
+    monkeypatch.setattr(doctor, "version", lambda name: f"{tested[name]}+cpu" if name in tested else version(name))
+    assert versions()["found"], versions()["detail"]
+    monkeypatch.setitem(tested, "torch", "99.1")
+    check = versions()
+    assert not check["found"]
+    assert check["detail"].startswith("other than tested: torch 99.1+cpu (")
+    assert Path(check["detail"].split(" -c ")[1].split()[0]).read_text() == constraints
 
 
 def test_doctor_names_the_builders_of_engines(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from tests.release import toy
 from tests.small import params_file
 
 ABOUT_NO_MODEL = (
-    *("bench ", "data ", "doctor", "down", "logs", "report evaluation", "repository verify", "serve", "stage"),
+    *("bench ", "data ", "doctor", "down", "init", "logs", "report evaluation", "repository verify", "serve", "stage"),
 )
 """Groups and commands about market data, networks, the machine, or all models at once."""
 

@@ -36,9 +36,9 @@ def test_the_installed_wheel_is_found_and_complete() -> None:
     assert installed.environment()["LD_LIBRARY_PATH"].startswith(str(installed.library_path[0]))
 
 
-def test_an_absent_wheel_names_the_extra_and_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_wheel_names_it_and_the_way_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installation.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(TritonMissingError, match=r'pip install "lobsmith\[triton\]".*--transport inprocess'):
+    with pytest.raises(TritonMissingError, match=r"pip install nvidia-pytriton;.*--transport inprocess"):
         find_triton()
 
 

@@ -3,11 +3,12 @@
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.compress.tensorrt.gpu import this_gpu
 from lobsmith.errors import LobsmithError
 from lobsmith.params import load_params
-from lobsmith.project.project import params_file
+from lobsmith.project.project import SHIPPED, params_file
 from lobsmith.workspace import Workspace
 
 _ENOUGH_MEMORY_GIB = 4
@@ -41,6 +42,7 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
     """Check this machine and installation, with remedies; exit 1 if a needed part is missing."""
     checks = [
         _python(),
+        _versions(),
         _memory(),
         _disk(workspace.root),
         _params(workspace),
@@ -80,6 +82,22 @@ def _python() -> Check:
     return Check(
         name="Python", found=linux, needed=False, detail=detail if linux else f"{detail}; Triton needs Linux x86-64"
     )
+
+
+def _versions() -> Check:
+    """Compare the direct dependencies with the versions that were tested together."""
+    constraints = SHIPPED / "constraints.txt"
+    tested = dict(re.findall(r"^([\w.-]+)==(\S+)", constraints.read_text(), re.MULTILINE))
+    needed = {re.split(r"[^\w.-]", line)[0] for line in requires("lobsmith") or () if "extra ==" not in line}
+    others = []
+    for name in sorted(needed & tested.keys()):
+        with suppress(PackageNotFoundError):
+            if (found := version(name)).partition("+")[0] != tested[name]:
+                others.append(f"{name} {found} ({tested[name]})")
+    detail = "those tested together"
+    if others:
+        detail = f"other than tested: {', '.join(others)}; pip install -c {constraints} lobsmith"
+    return Check(name="versions", found=not others, needed=False, detail=detail)
 
 
 def _memory() -> Check:
