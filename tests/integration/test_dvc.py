@@ -1,4 +1,4 @@
-"""The stages as an experiment: the real DVC, on the project's own dvc.yaml."""
+"""The stages as an experiment: the real DVC, in a new project."""
 
 import json
 import os
@@ -12,17 +12,17 @@ import yaml
 from click.testing import CliRunner
 
 from lobsmith.cli.main import cli
+from lobsmith.project.create import create_project
 from tests.small import SMALL, params_file
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(900)]
 
-PROJECT = params_file().parent
 BIN = Path(sys.executable).parent
 
 
 def project(folder: Path) -> Path:
-    folder.mkdir()
-    shutil.copy(PROJECT / "dvc.yaml", folder)
+    """Return a new project, as `lobsmith init` makes it, with small parameters."""
+    create_project(folder)
     table = yaml.safe_load(params_file().read_text())
     for name, value in SMALL.items():
         *sections, key = name.split(".")
@@ -31,7 +31,6 @@ def project(folder: Path) -> Path:
             section = section[part]
         section[key] = value
     (folder / "params.yaml").write_text(yaml.safe_dump(table))
-    dvc(folder, "init", "--no-scm")
     return folder
 
 
