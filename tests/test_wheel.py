@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[1]
 FLOWS = """
 import sys
@@ -26,7 +28,7 @@ assert "pipelines" not in sys.modules
 
 def pip(*arguments: str | Path, cwd: Path = ROOT) -> None:
     command = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -61,7 +63,7 @@ def test_the_wheel_has_one_package_with_flows_and_project(wheel: Path) -> None:
 @pytest.mark.slow
 def test_the_source_distribution_gives_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", tmp_path]
-    subprocess.run(build, cwd=ROOT, capture_output=True, timeout=240, check=True)
+    subprocess.run(build, cwd=ROOT, capture_output=True, timeout=280, check=True)
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
@@ -81,7 +83,7 @@ def test_the_installed_wheel_makes_a_project_and_its_flows_load_there(wheel: Pat
     def python(*arguments: str) -> str:
         command = [sys.executable, *arguments]
         done = subprocess.run(
-            command, cwd=desk, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command, cwd=desk, env=environment, capture_output=True, text=True, timeout=280, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -140,5 +140,5 @@ def test_dvc_knows_the_stages(folder: Path, in_git: bool) -> None:
     lobsmith("init", folder)
     dvc = [Path(sys.executable).parent / "dvc", "repro", "--dry", "ingest"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(folder.parent)}
-    done = subprocess.run(dvc, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(dvc, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert (done.returncode, "lobsmith stage ingest" in done.stdout) == (0, True), done.stdout + done.stderr
