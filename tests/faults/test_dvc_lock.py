@@ -35,6 +35,7 @@ def run(folder: Path, *command: object) -> subprocess.CompletedProcess[str]:
 
 def test_a_held_lock_is_named_and_costs_nothing(tmp_path: Path) -> None:
     folder = project(tmp_path / "project")
+    (folder / ".dvc" / "tmp").mkdir()
     held = subprocess.Popen(
         [sys.executable, "-c", HOLD, folder / ".dvc" / "tmp" / "lock"], stdout=subprocess.PIPE, text=True
     )
