@@ -105,13 +105,18 @@ def _summary(name: str, a: Accounting) -> str:
 
 
 @task(name="validate market data")
-def validate_market_data(params: Params, directory: Path) -> Validated:
-    """Check every instrument against the data contract."""
+def validate_market_data(params: Params, directory: Path, *, demo: bool = False) -> Validated:
+    """Check every instrument against the data contract; a demonstration needs no price of bitcoin."""
     with stage("validate market data") as note:
-        validated = validate(params, directory / MARKET, directory)
+        validated = validate(params, directory / MARKET, directory, allow_unpriced=demo)
         note(f"tradable: {', '.join(validated.tradable)}; {directory / EVENTS_DOCS / 'index.html'}")
     for name, error in validated.left_out.items():
         console.print(f"[red]left out[/red] {name}: {error}")
+    for name in validated.unpriced:
+        console.print(
+            f"[yellow]warning[/yellow] {name}: its liquidity in BTC cannot be told without a price of bitcoin, and is "
+            "not judged; a retrain needs a BTC symbol's capture too, or contract.liquidity.btc_price"
+        )
     return validated
 
 
@@ -346,7 +351,7 @@ def train_and_register(
         directory = workspace.runs / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:6]}{DEMO_RUN if demo else ''}"
         directory.mkdir(parents=True)
         ingest_market_data(workspace, params, [Path(name) for name in captures] if captures else None, directory)
-    validated = validate_market_data(params, directory)
+    validated = validate_market_data(params, directory, demo=demo)
     data_verdicts, window = compute_features(params, directory, validated)
     if not force and (before := already_trained(workspace, model, window)):
         registered = f"registry:{before.version}, {before.tags.get(SERVING)}"

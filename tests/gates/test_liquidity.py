@@ -102,6 +102,22 @@ def test_a_symbol_that_is_not_liquid_is_left_out(tmp_path: Path) -> None:
     assert (tmp_path / EVENTS_DOCS / "index.html").exists()
 
 
+def test_without_a_price_of_bitcoin_the_volume_is_refused_or_not_judged(tmp_path: Path) -> None:
+    params = small_params(**{"contract.minimum_seconds": 1, "contract.maximum_set_aside": 1.0})
+    ingest(params.data, [write(tmp_path / "eth", *lines("ETHUSDT"))], tmp_path / MARKET)
+    name = "binance-usdm:ETHUSDT"
+    with pytest.raises(DataContractError, match=r"daily volume refused.*btc_price"):
+        validate(params, tmp_path / MARKET, tmp_path)
+    allowed = validate(params, tmp_path / MARKET, tmp_path, allow_unpriced=True)
+    assert (allowed.tradable, allowed.unpriced) == ((name,), (name,))
+    assert "daily volume" not in {verdict.gate for verdict in allowed.verdicts[name]}
+    assert load_validated(tmp_path) == allowed
+    limits = msgspec.structs.replace(LIMITS, btc_price=60_000.0, minimum_daily_volume_btc=1e9)
+    contract = msgspec.structs.replace(params.contract, liquidity=limits)
+    with pytest.raises(DataContractError, match="daily volume refused"):
+        validate(msgspec.structs.replace(params, contract=contract), tmp_path / MARKET, tmp_path, allow_unpriced=True)
+
+
 def test_when_nothing_is_tradable_the_flow_stops_with_the_reason(tmp_path: Path) -> None:
     params = small_params(**{"contract.minimum_seconds": 1, "contract.liquidity.minimum_daily_volume_btc": 1e9})
     ingest(params.data, None, tmp_path / MARKET)

@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from lobsmith.evaluation.baselines import load_baselines, predict_baselines, train_baselines
 from lobsmith.evaluation.results import EVALUATION, Evaluation
 from lobsmith.evaluation.walk_forward import folds, regime_names, walk_forward
-from lobsmith.features.dataset import DATASET, Dataset
+from lobsmith.features.dataset import DATASET, Dataset, load_dataset
 from lobsmith.models.train import train
 from lobsmith.models.training_data import parts_of
 from lobsmith.stages.compress import compress
@@ -78,7 +79,14 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     ingest(params.data, None, tmp_path / MARKET)
     build_features(params, tmp_path / MARKET, tmp_path)
     train_stage(params, [tmp_path / DATASET], tmp_path)
-    summary = compress(params, tmp_path)
+    made: list[str] = []
+    summary = compress(params, tmp_path, on_progress=made.append)
+    count = len(summary.candidates)
+    assert [re.sub(r", \d+ s$", "", text) for text in made if not text.startswith("fine-tune")] == [
+        f"{verb} {row.name}, {number} of {count}"
+        for verb in ("make", "measure")
+        for number, row in enumerate(summary.candidates, start=1)
+    ]
     assert summary.bytes == (tmp_path / "model.onnx").stat().st_size
     trained: list[str] = []
     result = evaluate(params, tmp_path, on_train=trained.append)
@@ -90,6 +98,13 @@ def test_the_stages_from_files_to_files(tmp_path: Path) -> None:
     predictors = {metrics.predictor for metrics in result.horizon_metrics}
     assert predictors == {"model", "base rate", "recent base rate", "queue imbalance"}
     assert {metrics.horizon_ms for metrics in result.horizon_metrics} == {100, 1000}
+    parts = parts_of([load_dataset(tmp_path / DATASET)], params.split)
+    saved, rows = load_baselines(params, tmp_path), parts[0].split.test
+    predicted, again = (
+        predict_baselines(networks, parts, parts[0].dataset, rows)["queue imbalance"]
+        for networks in (saved, train_baselines(parts, params))
+    )
+    np.testing.assert_array_equal(predicted, again)
     assert {head.output for head in result.heads} == {
         "significant",
         "bid_withdrawal",

@@ -2,8 +2,9 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from lobsmith.services.service import why_away
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
+    from prefect.server.api.server import SubprocessASGIServer
+
     from lobsmith.market.simulator import Change, Dynamics
 
 _PIPED_WIDTH = 120
@@ -158,3 +161,26 @@ def prefect(workspace: Workspace) -> Iterator[None]:
         if not str(error).startswith(_PREFECT_IS_AWAY):
             raise
         raise FlowsError(f"{away}: {error}; {way_out}") from error
+
+
+@contextmanager
+def prefect_server_starting() -> Iterator[None]:
+    """Start the server that Prefect would start at the flow's call, while the block imports the flow.
+
+    Its errors come from the flow's call, which starts it again.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL
+
+    if PREFECT_API_URL.value():
+        yield
+        return
+    starting = threading.Thread(target=_start_quietly, args=(SubprocessASGIServer(),), name="prefect", daemon=True)
+    starting.start()
+    yield
+    starting.join()
+
+
+def _start_quietly(server: "SubprocessASGIServer") -> None:
+    with suppress(Exception):
+        server.start()

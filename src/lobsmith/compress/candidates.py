@@ -20,7 +20,7 @@ from lobsmith.compress.quantise.quantise import quantise
 from lobsmith.compress.quantise.ranges import calibration_streams
 from lobsmith.compress.runtime import Float
 from lobsmith.errors import PrecisionError, TrainingError
-from lobsmith.models.train import Trained, save_network
+from lobsmith.models.train import Epoch, Trained, save_network
 from lobsmith.models.training_data import Part
 from lobsmith.params import CompressParams, Params
 
@@ -62,9 +62,9 @@ def make_candidates(
     Args:
         parts: the rows it was trained on, for fine-tuning and calibration.
         directory: receives the files; earlier contents are deleted.
-        on_progress: called with each name.
+        on_progress: called with what is fine-tuned or made next.
     """
-    report = on_progress or (lambda _name: None)
+    report = on_progress or (lambda _text: None)
     shutil.rmtree(directory, ignore_errors=True)
     settings, size = params.compress, trained.network.state_size
     share = settings.calibration_rows // len(parts)
@@ -73,14 +73,22 @@ def make_candidates(
         for part in parts
         for stream in calibration_streams(part.dataset, part.split.train, share, params.train.seed)
     ]
-    candidates = []
+    candidates: list[Candidate] = []
+    count = (1 + len(settings.pruning)) * len(settings.precisions)
     for pruned in (0.0, *settings.pruning):
         network = _network(pruned)
-        report(network)
+
+        def on_epoch(epoch: Epoch, network: str = network) -> None:
+            report(f"fine-tune {network}, epoch {epoch.epoch} of {settings.fine_tune_epochs}")
+
         folder = directory / network
         folder.mkdir(parents=True)
         try:
-            variant = Pruned(trained, params.model) if pruned == 0 else prune(trained, parts, params, pruned)
+            variant = (
+                Pruned(trained, params.model)
+                if pruned == 0
+                else prune(trained, parts, params, pruned, on_epoch=on_epoch)
+            )
         except TrainingError as error:
             candidates.append(Candidate(network, FP32, pruned, folder, None, str(error)))
             continue
@@ -88,7 +96,7 @@ def make_candidates(
         export_onnx(variant.trained.network, folder / MODEL, size)
         for precision in sorted(settings.precisions, key=lambda precision: precision != FP32):
             name = _name(pruned, precision)
-            report(name)
+            report(f"make {name}, {len(candidates) + 1} of {count}")
             candidates.append(_candidate(name, precision, pruned, variant.trained, folder, streams, params))
     return candidates
 

@@ -1,6 +1,7 @@
 """Baselines of a network on the same rows: the base rate and other networks of the registry."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -9,10 +10,12 @@ import numpy.typing as npt
 from lobsmith.evaluation.results import MAJORITY, RECENT
 from lobsmith.features.dataset import Dataset
 from lobsmith.models.networks.outputs import CLASSES
-from lobsmith.models.train import predict, train
+from lobsmith.models.train import Trained, load_network, predict, save_network, train
 from lobsmith.models.training_data import Part
 from lobsmith.params import Params
 
+BASELINES = "baselines"
+"""Folder of the trained baselines in a run's folder."""
 Float = npt.NDArray[np.float32]
 
 
@@ -50,31 +53,61 @@ def with_seed(params: Params, seed: int) -> Params:
     return msgspec.structs.replace(params, train=msgspec.structs.replace(params.train, seed=seed))
 
 
-def predict_baselines(
-    parts: Sequence[Part],
-    params: Params,
-    dataset: Dataset,
-    rows: npt.NDArray[np.int64],
-    *,
-    on_train: Callable[[str], None] | None = None,
-) -> dict[str, Float]:
-    """Train each of `evaluation.rivals`, and the model's network with each further seed; predict the held-out rows.
+def train_baselines(
+    parts: Sequence[Part], params: Params, *, on_train: Callable[[str], None] | None = None
+) -> dict[str, Trained]:
+    """Train each of `evaluation.rivals`, and the model's network with each further seed.
 
     Args:
         parts: training data.
         params: all of `params.yaml`.
+        on_train: called with the name of what is trained next.
+    """
+    trained = {}
+    for name, variant in _variants(params).items():
+        if on_train:
+            on_train(name)
+        trained[name] = train(parts, variant)
+    return trained
+
+
+def save_baselines(trained: Mapping[str, Trained], params: Params, directory: Path) -> None:
+    """Write trained baselines into the folder of a run."""
+    variants = _variants(params)
+    for name, baseline in trained.items():
+        place = directory / BASELINES / name
+        place.mkdir(parents=True, exist_ok=True)
+        save_network(baseline, variants[name].model, params.labels.horizons_ms, place)
+
+
+def load_baselines(params: Params, directory: Path) -> dict[str, Trained]:
+    """Read what `save_baselines` wrote.
+
+    Raises:
+        TrainingError: a file is missing or invalid.
+    """
+    return {name: load_network(directory / BASELINES / name) for name in _variants(params)}
+
+
+def predict_baselines(
+    trained: Mapping[str, Trained], parts: Sequence[Part], dataset: Dataset, rows: npt.NDArray[np.int64]
+) -> dict[str, Float]:
+    """Predict held-out rows with the base rates and the trained baselines.
+
+    Args:
+        trained: by name.
+        parts: training data.
         dataset: of the held-out rows.
         rows: int64 [N], rising.
-        on_train: called with the name of what is trained next.
 
     Returns:
         Probabilities float32 [N, H, 3] by name, the base rates first.
     """
     predictions = {MAJORITY: base_rate(parts, len(rows)), RECENT: base_rate(parts, len(rows), recent=True)}
-    variants = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
-    variants |= {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}
-    for name, variant in variants.items():
-        if on_train:
-            on_train(name)
-        predictions[name] = predict(train(parts, variant).network, dataset, rows)[0]
+    predictions |= {name: predict(baseline.network, dataset, rows)[0] for name, baseline in trained.items()}
     return predictions
+
+
+def _variants(params: Params) -> dict[str, Params]:
+    variants = {name.replace("_", " "): with_network(params, name) for name in params.evaluation.rivals}
+    return variants | {f"model, seed {seed}": with_seed(params, seed) for seed in params.evaluation.seeds}

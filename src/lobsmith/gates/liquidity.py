@@ -12,6 +12,8 @@ from lobsmith.params import LiquidityParams
 from lobsmith.units import NS_PER_S
 from lobsmith.verdict import Verdict
 
+PROBLEM = "problem"
+"""Evidence of why a daily volume cannot be told."""
 _DAY_S = 86_400.0
 _COINM_USD = {"BTCUSD": 100.0}
 _COINM_OTHER_USD = 10.0
@@ -102,7 +104,7 @@ def liquidity_verdicts(measured: Iterable[Liquidity], params: LiquidityParams) -
         volume = daily_volume_btc(liquidity, btc_price)
         evidence = {"instrument": name, "seconds_seen": liquidity.seconds, "btc_price": btc_price}
         if volume is None:
-            evidence["problem"] = "no price of bitcoin: ingest a BTC symbol too, or set contract.liquidity.btc_price"
+            evidence[PROBLEM] = "no price of bitcoin: ingest a BTC symbol too, or set contract.liquidity.btc_price"
         enough = Verdict(
             gate="daily volume",
             passed=volume is not None and volume >= params.minimum_daily_volume_btc,

@@ -17,7 +17,7 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.drift import REFERENCE, SCORE
 from lobsmith.errors import DataError, ReleaseError, TrainingError
 from lobsmith.evaluation.assess import assess
-from lobsmith.evaluation.baselines import mean_outlook, predict_baselines
+from lobsmith.evaluation.baselines import mean_outlook, predict_baselines, train_baselines
 from lobsmith.evaluation.results import MODEL as PREDICTOR
 from lobsmith.evaluation.results import flat_metrics
 from lobsmith.evaluation.stream import stream_predictions
@@ -361,7 +361,7 @@ def _metrics(params: Params, model: OnnxModel, parts: Sequence[Part]) -> dict[st
     alone = structs.replace(params, evaluation=settings)
     predictions = {
         PREDICTOR: stream_predictions(model, dataset, rows)[0],
-        **predict_baselines(parts, alone, dataset, rows),
+        **predict_baselines(train_baselines(parts, alone), parts, dataset, rows),
     }
     results = assess(dataset, rows, predictions, None, mean_outlook(parts), settings.fees_bps, settings.confidences)
     return flat_metrics(results.horizon_metrics, results.calibration)

@@ -41,12 +41,12 @@ def measure(
     use, rows = params.compress.use, {"test": part.split.test, "validation": part.split.validation}
     reference: dict[str, Float] = {}
     table = []
-    for candidate in candidates:
+    for number, candidate in enumerate(candidates, start=1):
         row = Row(
             name=candidate.name, precision=candidate.precision, pruned=candidate.pruned, refused=candidate.refused
         )
         if candidate.trained is not None:
-            on_progress(f"measure {candidate.name}")
+            on_progress(f"measure {candidate.name}, {number} of {len(candidates)}")
             limit = params.gates.parity.of(candidate.precision)
             verdict = parity(
                 candidate.trained.network, OnnxModel(candidate.model), held_out, limit, step=candidate.step

@@ -1,5 +1,6 @@
 """The compress stage: candidates of a trained network, measured beside it; the chosen one is written to be served."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
     Args:
         params: all of `params.yaml`.
         directory: the run's folder, with datasets and network.
-        on_progress: called with what is made or measured next.
+        on_progress: called with what is made or measured next, of how many, and the seconds since the start.
 
     Raises:
         TrainingError: there is no trained network, its answers are not finite or refused by parity, the held-out rows
@@ -46,12 +47,22 @@ def compress(params: Params, directory: Path, *, on_progress: Progress | None = 
     """
     try:
         with exclusive_lock(directory / _LOCK, _LOCK_DEADLINE_S):
-            return _compress(params, directory, on_progress or (lambda _text: None))
+            return _compress(params, directory, _with_seconds(on_progress))
     except TimeoutError:
         raise TrainingError(f"{directory}: its network is being compressed by another process; wait for it") from None
     except OSError as error:
         place = error.filename or directory
         raise TrainingError(f"{place}: {error.strerror or error}; {directory} holds no candidate to serve") from error
+
+
+def _with_seconds(on_progress: Progress | None) -> Progress:
+    started = time.monotonic()
+
+    def report(text: str) -> None:
+        if on_progress:
+            on_progress(f"{text}, {time.monotonic() - started:.0f} s")
+
+    return report
 
 
 def _compress(params: Params, directory: Path, on_progress: Progress) -> Compressed:

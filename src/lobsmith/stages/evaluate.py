@@ -13,7 +13,7 @@ from lobsmith.compress import FP32, STEP
 from lobsmith.compress import MODEL as MODEL_FILE
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.evaluation.assess import assess
-from lobsmith.evaluation.baselines import mean_outlook, predict_baselines
+from lobsmith.evaluation.baselines import mean_outlook, predict_baselines, save_baselines, train_baselines
 from lobsmith.evaluation.report.render import render_report
 from lobsmith.evaluation.results import EVALUATION, MODEL, Evaluation
 from lobsmith.evaluation.stream import stream_predictions
@@ -105,7 +105,9 @@ def evaluate_model(
     """
     dataset, rows = held_out.dataset, held_out.split.test
     probabilities, outlook = stream_predictions(model, dataset, rows)
-    predictions = {MODEL: probabilities, **predict_baselines(parts, params, dataset, rows, on_train=on_train)}
+    baselines = train_baselines(parts, params, on_train=on_train)
+    save_baselines(baselines, params, directory)
+    predictions = {MODEL: probabilities, **predict_baselines(baselines, parts, dataset, rows)}
     settings = params.evaluation
     assessment = assess(
         dataset, rows, predictions, outlook, mean_outlook(parts), settings.fees_bps, settings.confidences

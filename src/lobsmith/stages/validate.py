@@ -9,7 +9,7 @@ from msgspec import Struct
 from lobsmith.errors import DataContractError, DataError
 from lobsmith.files import write_atomic
 from lobsmith.gates.data_contract import DataContract, require
-from lobsmith.gates.liquidity import liquidity_verdicts, measure
+from lobsmith.gates.liquidity import PROBLEM, liquidity_verdicts, measure
 from lobsmith.market.events import concatenate
 from lobsmith.market.store import Store
 from lobsmith.params import Params
@@ -28,10 +28,19 @@ class Validated(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     left_out: dict[str, str]
     """Reason by instrument."""
     verdicts: dict[str, tuple[Verdict, ...]]
+    unpriced: tuple[str, ...] = ()
+    """Instruments whose daily volume is not judged, for want of a price of bitcoin."""
 
 
-def validate(params: Params, market: Path, directory: Path) -> Validated:
+def validate(params: Params, market: Path, directory: Path, *, allow_unpriced: bool = False) -> Validated:
     """Check every instrument of a store; write `contract.json` and the Data Docs.
+
+    Args:
+        params: all of `params.yaml`.
+        market: the store.
+        directory: where the results go.
+        allow_unpriced: whether an instrument is accepted, its daily volume not judged, where no price of bitcoin is
+            known.
 
     Raises:
         DataContractError: no instrument passes, or `data.instrument` does not; the message names columns, counts and
@@ -47,7 +56,13 @@ def validate(params: Params, market: Path, directory: Path) -> Validated:
         results[str(instrument)] = contract.check_events(str(instrument), events, account)
         measured.append(measure(instrument, [events]))
     contract.build_data_docs(directory / EVENTS_DOCS)
-    liquidity = liquidity_verdicts(measured, params.contract.liquidity)
+    liquidity: dict[str, tuple[Verdict, ...]] = dict(liquidity_verdicts(measured, params.contract.liquidity))
+    unpriced = []
+    for name, verdicts in liquidity.items():
+        judged = tuple(verdict for verdict in verdicts if PROBLEM not in verdict.evidence)
+        if allow_unpriced and judged != verdicts:
+            liquidity[name] = judged
+            unpriced.append(name)
     errors: dict[str, DataContractError] = {}
     for name, result in results.items():
         try:
@@ -59,6 +74,7 @@ def validate(params: Params, market: Path, directory: Path) -> Validated:
         tradable=tuple(name for name in results if name not in errors),
         left_out={name: str(error) for name, error in errors.items()},
         verdicts={name: (result.verdict, *liquidity[name]) for name, result in results.items()},
+        unpriced=tuple(unpriced),
     )
     write_atomic(directory / CONTRACT, msgspec.json.format(msgspec.json.encode(validated)))
     wanted = params.data.instrument
@@ -70,7 +86,7 @@ def validate(params: Params, market: Path, directory: Path) -> Validated:
 def _require_liquid(name: str, verdicts: tuple[Verdict, ...]) -> None:
     for verdict in verdicts:
         if not verdict.passed:
-            problem = f"; {verdict.evidence['problem']}" if "problem" in verdict.evidence else ""
+            problem = f"; {verdict.evidence[PROBLEM]}" if PROBLEM in verdict.evidence else ""
             raise DataContractError(f"{name} is not liquid enough: {verdict}{problem}")
 
 
