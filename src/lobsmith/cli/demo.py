@@ -76,10 +76,8 @@ def demo(
     changes = {**SHORT, **replaced}
     files = [str(path.resolve()) for path in (*captures, *more)]
     with prefect(workspace):
-        with stage("start Prefect") as note:
-            from lobsmith.pipelines.retrain import retrain as flow
+        from lobsmith.pipelines.retrain import retrain as flow
 
-            note("a server of its own runs for as long as the flow")
         # Forced: the window may have been trained on before.
         retrained = flow(str(workspace.root), files or None, changes, force=True, demo=True)
     params = load_params(workspace.params, changes)

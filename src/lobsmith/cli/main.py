@@ -13,6 +13,7 @@ from lobsmith.cli.data import data
 from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
 from lobsmith.cli.flows import drift, monitor, reconcile, shadow
+from lobsmith.cli.interrupt import STATUS
 from lobsmith.cli.live import live
 from lobsmith.cli.mode import mode
 from lobsmith.cli.models import models
@@ -35,6 +36,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(STATUS) from None
         except LobsmithError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
 

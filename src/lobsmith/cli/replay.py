@@ -115,7 +115,8 @@ def replay(
     if as_json:
         print_json(measured)
     else:
-        results.print(_table(transport, measured))
+        results.print(_summary_line(transport, measured), soft_wrap=True)
+        results.print(_table(measured))
         if measured.not_trained is not None:
             results.print(f"[red]not trained on[/red] {measured.not_trained}; no row is actionable", soft_wrap=True)
         if measured.reasons:
@@ -151,11 +152,15 @@ def actions_line(actions: "ActionSummary") -> str:
     return line if actions.last is None else f"{line} (last: {actions.last})"
 
 
-def _table(transport: str, result: "ReplayResult") -> Table:
-    versions = ", ".join(map(str, result.versions)) or "none"
-    lines = [f"{result.answered:,} of {result.rows:,} rows answered over {transport} by version {versions}"]
-    lines += [f"{name} {result.latency_us[name]:,.0f} µs" for name in ("p50", "p99") if name in result.latency_us]
-    table = Table(title="; ".join(lines), title_justify="left")
+def _summary_line(transport: str, result: "ReplayResult") -> str:
+    versions = ", ".join(map(str, result.versions)) or "-"
+    latencies = [f"{name} {result.latency_us[name]:,.0f} µs" for name in ("p50", "p99") if name in result.latency_us]
+    answered = f"{result.answered:,} of {result.rows:,} rows answered over {transport}"
+    return "; ".join([answered, f"version {versions}", *latencies])
+
+
+def _table(result: "ReplayResult") -> Table:
+    table = Table()
     for heading in ("horizon", "rows", "accuracy", "base rate", "log-loss", "base rate"):
         table.add_column(heading, justify="right")
     for metrics in result.quality:
