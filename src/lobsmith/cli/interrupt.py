@@ -37,7 +37,7 @@ def allow(seconds: float) -> None:
 
 
 @contextmanager
-def calling(stop: Callable[[], None]) -> Iterator[None]:
+def calling(stop: Callable[[], object]) -> Iterator[None]:
     """Call `stop` on SIGINT and SIGTERM within the block; asyncio's own handlers would hide SIGINT from the thread."""
     handlers = {
         number: signal.signal(number, lambda _number, _frame: stop()) for number in (signal.SIGINT, signal.SIGTERM)

@@ -19,7 +19,6 @@ from lobsmith.errors import FlowsError
 from lobsmith.services.service import DRAIN_S, why_away
 from lobsmith.serving import launcher
 from lobsmith.serving.ports import HOST, free_ports
-from lobsmith.serving.triton.embedded import describe_exit, error_line
 
 _YOUNG_S = 1.0
 """Interval of collections of generation 1, s."""
@@ -91,6 +90,8 @@ class TemporaryServer(AbstractContextManager["TemporaryServer"]):
         end = time.monotonic() + _START_DEADLINE_S
         while (why := why_away(self.api)) is not None:
             if (code := self._process.poll()) is not None:
+                from lobsmith.serving.triton.embedded import describe_exit, error_line
+
                 lines = self._log.read_text(errors="replace").splitlines()
                 why = f"{describe_exit(code)}: {error_line(lines) or 'no output'}"
             elif time.monotonic() < end:
