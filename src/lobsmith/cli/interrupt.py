@@ -62,7 +62,9 @@ class _Interrupts:
     def seen(self) -> bool:
         """Return whether SIGINT has come."""
         with self._lock, suppress(BlockingIOError):
-            self._seen |= signal.SIGINT in os.read(self._reader, 4096)
+            if signal.SIGINT in os.read(self._reader, 4096):
+                self._seen = True
+                os.write(self._writer, b"\0")  # for the thread, if this is another
         return self._seen
 
     def _end_late(self) -> None:
