@@ -88,6 +88,20 @@ while True:
     "beside a thread that goes on": "threading.Thread(target=time.sleep, args=(600,)).start(); time.sleep(600)",
     "at an exit that hangs": "atexit.register(time.sleep, 600); time.sleep(600)",
     "in a child": "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)",
+    "in a destructor": """
+class Slow:
+    def __del__(self):
+        time.sleep(600)
+Slow()
+time.sleep(600)
+""",
+    "printed by compiled code": """
+try:
+    time.sleep(600)
+except KeyboardInterrupt:
+    sys.excepthook(*sys.exc_info())  # as PyErr_Print
+    time.sleep(600)
+""",
     "turned into another error": """
 try:
     time.sleep(600)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -78,13 +79,7 @@ class _Interrupts:
 def ending_on_interrupt() -> Iterator[None]:
     """Exit with `STATUS` at the end of the block if SIGINT came in it, `LIMIT_S` later at the latest."""
     interrupts = _Interrupts()
-    shown = sys.unraisablehook
-
-    def show(unraisable: "UnraisableHookArgs") -> None:
-        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-            shown(unraisable)
-
-    sys.unraisablehook = show
+    _silence()
     try:
         yield
     finally:
@@ -96,6 +91,21 @@ def ending_on_interrupt() -> Iterator[None]:
                     stream.flush()
             atexit._run_exitfuncs()
             _exit()
+
+
+def _silence() -> None:
+    """Print no KeyboardInterrupt that compiled code or a destructor cannot raise."""
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+
+    def show_unraisable(ignored: "UnraisableHookArgs") -> None:
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            unraisable(ignored)
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, KeyboardInterrupt):
+            uncaught(kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = show_unraisable, show
 
 
 def _exit() -> NoReturn:

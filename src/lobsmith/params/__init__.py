@@ -204,13 +204,14 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
         raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
     overrides = overrides or {}
     for name, value in overrides.items():
+        if (unknown := unknown_parameter(name.split("."), Params)) is not None:
+            raise ParamsError(f"--set {name}={value}: {unknown}; see {path}")
         *sections, key = name.split(".")
         section = table
         for part in sections:
-            section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or key not in section:
-            raise ParamsError(f"--set {name}={value}: {unknown_parameter(name.split('.'), Params)}; see {path}")
-        section[key] = value
+            section = section.setdefault(part, {}) if isinstance(section, dict) else None
+        if isinstance(section, dict):  # else the file is wrong there
+            section[key] = value
     try:
         return msgspec.convert(table, Params, strict=False)
     except msgspec.ValidationError as error:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def describe_fault(error: str, schema: type, table: Any, path: Path, overrides: 
     keys = re.findall(r"[^.\[\]]+", match[1]) if match else []
     if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", text):
         keys.append(unknown[1])
-        text = unknown_parameter(keys, schema)
+        text = unknown_parameter(keys, schema) or text
     elif text.startswith("Object missing"):
         text = f"there is no {'.'.join([*keys, text.split('`')[1]])}"
     elif named := _PARAMETER.search(text):  # a section's own check
@@ -46,9 +47,13 @@ def describe_fault(error: str, schema: type, table: Any, path: Path, overrides: 
     return f"{_source(path, keys, replaced)}: {text}"
 
 
-def unknown_parameter(keys: list[str], schema: type) -> str:
-    """Return that there is no such parameter, with the closest name, else all of its section."""
-    known = next(count for count in range(len(keys)) if keys[count] not in _fields(_type_at(schema, keys[:count])))
+def unknown_parameter(keys: list[str], schema: type) -> str | None:
+    """Return that there is no such parameter, with the closest name, else all of its section; None where there is."""
+    for known in range(len(keys)):
+        if keys[known] not in _fields(_type_at(schema, keys[:known])):
+            break
+    else:
+        return None
     section, name = keys[:known], keys[known]
     names = _fields(_type_at(schema, section))
     close = get_close_matches(name, names, 1)
@@ -102,7 +107,7 @@ def _value_at(table: Any, keys: list[str]) -> Any:
 
 
 def _type_at(schema: type, keys: list[str]) -> inspect.Type | None:
-    kind: inspect.Type | None = inspect.type_info(schema)
+    kind: inspect.Type | None = _described(schema)
     for key in keys:
         if isinstance(kind, inspect.StructType):
             kind = next((field.type for field in kind.fields if field.name == key), None)
@@ -113,6 +118,11 @@ def _type_at(schema: type, keys: list[str]) -> inspect.Type | None:
         else:
             return None
     return kind
+
+
+@cache
+def _described(schema: type) -> inspect.Type:
+    return inspect.type_info(schema)
 
 
 def _fields(kind: inspect.Type | None) -> list[str]:
