@@ -1,12 +1,15 @@
 import ast
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lobsmith import params
 from lobsmith.errors import ParamsError
+from lobsmith.params import load_params
 from lobsmith.params.section import Section
-from tests.small import small_params
+from tests.small import params_file, small_params
 
 MODULES = {path.stem: ast.parse(path.read_text()) for path in sorted(Path(params.__file__).parent.glob("*.py"))}
 SECTIONS = {
@@ -63,6 +66,73 @@ def test_absurd_windows_are_refused(changes, named):
     """Windows that cannot hold enough rows are refused."""
     with pytest.raises(ParamsError, match=named):
         small_params(**changes)
+
+
+NETWORKS = "expected one of bin_ctabl, cnn_lstm_attention, deeplob, logistic, lstm, queue_imbalance, volatility"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("model.network", "foo", f"model.network: {NETWORKS}, got 'foo'"),
+        ("compress.precisions", ["fp32", "x"], "compress.precisions.1: expected one of bf16, fp16, fp32, int8_dynamic"),
+        ("data.source", "file", "data.source: expected one of captures, live, simulator, got 'file'"),
+        ("train.epochs", "x", "train.epochs: expected int, got 'x'"),
+        ("train.epochs", 0, "train.epochs: expected int >= 1, got 0"),
+        ("model", 3, "model: expected object, got 3"),
+        ("model.name", "lob_trt", "model.name: expected a letter, then letters, digits and underscores, not ending"),
+        ("split.embargo_ms", -1, "split.embargo_ms: expected int >= 0, got -1"),
+        ("drift.recent_s", 1e9, "drift.recent_s must not be above drift.reference_s"),
+    ],
+)
+def test_a_wrong_value_names_the_valid_ones_and_where_it_comes_from(tmp_path, name, value, why):
+    with pytest.raises(ParamsError) as error:
+        load_params(params_file(), {"train.seed": 3, name: value})
+    assert str(error.value).startswith(f"{params_file()} with --set {name}={value}")
+    assert f": {why}" in str(error.value)
+    path = tmp_path / "params.yaml"
+    path.write_text(changed(name, value))
+    # What `--set` replaces beside it is not named.
+    with pytest.raises(ParamsError) as error:
+        load_params(path, {"train.seed": 3})
+    place, _, rest = str(error.value).removeprefix(f"{path}:").partition(": ")
+    assert rest.startswith(why)
+    number = int(place)
+    assert path.read_text().splitlines()[number - 1].strip().startswith(f"{name.split('.')[-1]}:")
+
+
+def test_an_unknown_parameter_names_the_closest_or_all_of_its_section(tmp_path):
+    path = tmp_path / "params.yaml"
+    for name, why in (
+        ("train.epoch", "there is no parameter train.epoch; did you mean train.epochs?"),
+        ("model.foo", "there is no parameter model.foo; there are name, network, channels, hidden, layers, ring, att"),
+        ("modle.foo", "there is no parameter modle; did you mean "),
+    ):
+        with pytest.raises(ParamsError, match=re.escape(f"--set {name}=1: {why}")):
+            load_params(params_file(), {name: 1})
+        path.write_text(changed(name, 1))
+        with pytest.raises(ParamsError, match=rf"{path}:\d+: {re.escape(why)}"):
+            load_params(path)
+
+
+def test_a_missing_parameter_is_named(tmp_path):
+    path = tmp_path / "params.yaml"
+    table = yaml.safe_load(params_file().read_text())
+    del table["model"]["hidden"]
+    path.write_text(yaml.safe_dump(table))
+    with pytest.raises(ParamsError, match=r"params\.yaml:\d+: there is no model\.hidden"):
+        load_params(path)
+
+
+def changed(name, value):
+    """Return the text of params.yaml with a value replaced or added."""
+    table = yaml.safe_load(params_file().read_text())
+    *sections, key = name.split(".")
+    section = table
+    for part in sections:
+        section = section.setdefault(part, {})
+    section[key] = value
+    return yaml.safe_dump(table)
 
 
 @pytest.mark.parametrize("name", ["lob_candidate", "lob_trt", "lob_drift", "../lob", "lob\n"])

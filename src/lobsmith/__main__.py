@@ -1,5 +1,15 @@
 """`python -m lobsmith`."""
 
-from lobsmith.cli.main import main
+from lobsmith.cli.interrupt import ending_on_interrupt
 
-main()
+
+def main() -> None:
+    """Run the command line; imports are long enough for a Ctrl-C."""
+    with ending_on_interrupt():
+        from lobsmith.cli.main import main as run
+
+        run()
+
+
+if __name__ == "__main__":
+    main()

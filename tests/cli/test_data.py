@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,23 @@ def test_describe_prints_one_object(root: Path, tmp_path: Path) -> None:
     assert [session[name] for name in counts] == [4, 2, 2, 1, 7, 1, 0]
     assert {"seconds", "crossed", "mid_changes", "clock_offset_ns", "faults", "set_aside"} <= set(session)
     assert (tmp_path / "q.csv").read_text().count("\n") == 1 + sum(session["set_aside"].values())
+
+
+def test_describe_shows_durations_and_dates(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.gz"
+    assert data(root, "simulate", path, "--seconds", 130).exit_code == 0
+    shown = data(root, "describe", path).stdout
+    cells = (line.split("│") for line in shown.splitlines() if line.startswith("│"))
+    rows = {cell[1].strip(): cell[2].strip() for cell in cells}
+    assert (rows["duration"], rows["first"], rows["last"]) == (
+        "2.2 min",
+        "2024-01-01T00:00:00+00:00",
+        "2024-01-01T00:02:10+00:00",
+    )
+    assert re.fullmatch(r"-?\d+\.\d ms", rows["clock offset"])
+    assert not [name for name in rows if name.endswith(" ns")]
+    account = json.loads(data(root, "describe", path, "--json").stdout)
+    assert {"seconds", "clock_offset_ns", "first_ns", "last_ns"} <= set(account)
 
 
 def test_describe_takes_several_instruments(root: Path, tmp_path: Path) -> None:

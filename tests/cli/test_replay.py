@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from lobsmith.cli.main import cli
 from lobsmith.drift.reference import thinned
 from lobsmith.features.dataset import build_dataset
+from lobsmith.features.labels import UNKNOWN
 from lobsmith.market.simulator import simulate
 from lobsmith.monitoring.log.raw_rows import raw_rows
 from lobsmith.monitoring.log.reader import PredictionLog, answers
@@ -65,6 +66,22 @@ def test_a_replay_is_recorded_with_outcomes_and_mirrored(workspace: Workspace) -
     np.testing.assert_array_equal(live.labels, dataset.labels[rows])
     # The rows before the first, which only prime, have reached the mirror too: nothing had to be primed again.
     assert (live.reasons, mirrored.reasons) == ({}, {})
+
+
+def test_a_replay_shows_each_horizon_beside_the_base_rate(workspace: Workspace) -> None:
+    dataset = build_dataset(simulate(1, SECONDS), small_params())
+    labels = dataset.labels[replayed_rows(dataset, 0)]
+    scores = report(workspace, "--no-record", "--no-guard")["scores"]
+    for column, score in enumerate(scores):
+        shares = np.bincount(labels[labels[:, column] != UNKNOWN, column], minlength=3) / score["rows"]
+        assert score["base_accuracy"] == pytest.approx(shares.max())
+        assert score["base_log_loss"] == pytest.approx(-sum(share * np.log(share) for share in shares if share))
+    shown = replay(workspace, "--no-record", "--no-guard").stdout
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == ["100 ms", "1,000 ms"]
+    names = ("accuracy", "base_accuracy", "log_loss", "base_log_loss")
+    assert [row[2:] for row in rows] == [[f"{score[name]:.3f}" for name in names] for score in scores]
+    assert max(len(line) for line in shown.splitlines() if "│" in line) <= 80
 
 
 def test_a_replay_is_an_ab_test_on_request(workspace: Workspace) -> None:

@@ -49,7 +49,7 @@ def test_what_is_no_option_is_refused_where_no_live_feed_is_asked_for(root: Path
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"params": "data: 5\n"}, "params.yaml: "),
+        ({"params": "data: 5\n"}, "params.yaml:1: data: expected object, got 5"),
         ({"environment": ("PREFECT_API_URL", "http://127.0.0.1:{port}/api")}, "no server answers"),
     ],
     ids=["params.yaml", "PREFECT_API_URL"],

@@ -1,11 +1,11 @@
 """`lobsmith data capture`: a live feed into raw files."""
 
 import asyncio
-import signal
 from pathlib import Path
 
 import click
 
+from lobsmith.cli.interrupt import calling
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.market.venues.binance.live import MARKETS
 from lobsmith.progress import console, stage
@@ -54,9 +54,9 @@ def capture(
     async def run() -> Summary:
         files = RawFiles(folder, endpoint.prefix, FileLimits(rotate_bytes=rotate_mib << 20))
         feed = WebSocketFeed(endpoint, symbols, files, CaptureLimits(stale_s=stale_s))
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, feed.stop)
-        return await capture_feed(feed, files, seconds)
+        loop = asyncio.get_running_loop()
+        with calling(lambda: loop.call_soon_threadsafe(feed.stop)):
+            return await capture_feed(feed, files, seconds)
 
     with stage(f"capture {', '.join(symbols)}") as note:
         summary = asyncio.run(run())

@@ -1,6 +1,7 @@
 """`lobsmith data`: market data."""
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ from rich.table import Table
 
 from lobsmith.cli.capture import capture
 from lobsmith.cli.options import change_options, changes, json_option, overrides, print_json, results, set_option
+from lobsmith.cli.times import format_duration, format_time
 from lobsmith.cli.watch import watch
 from lobsmith.params import load_params
 from lobsmith.progress import console, stage
 from lobsmith.project.project import params_file
+from lobsmith.units import NS_PER_S
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -97,8 +100,8 @@ def _table(sessions: list[dict[str, Any]]) -> Table:
     for session in sessions:
         table.add_column(f"{session['venue']}:{session['symbol']}", justify="right")
     for key in sessions[0]:
-        heading = "quarantined" if key == "set_aside" else key.replace("_", " ")
-        table.add_row(heading, *(_cell(session.get(key)) for session in sessions))
+        heading, show = _SHOWN.get(key, (key.replace("_", " "), _cell))
+        table.add_row(heading, *(show(session[key]) if key in session else "" for session in sessions))
     return table
 
 
@@ -110,6 +113,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.9g}" if isinstance(value, float) else str(value)
+
+
+_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "set_aside": ("quarantined", _cell),
+    "seconds": ("duration", format_duration),
+    "clock_offset_ns": ("clock offset", lambda offset_ns: format_duration(offset_ns / NS_PER_S)),
+    "first_ns": ("first", format_time),
+    "last_ns": ("last", format_time),
+}
+"""Heading and text of the entries that are not plain counts."""
 
 
 @data.command()

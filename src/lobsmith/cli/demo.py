@@ -15,7 +15,6 @@ from lobsmith.cli.options import (
     model_option,
     overrides,
     prefect,
-    prefect_server_starting,
     print_json,
     results,
     set_option,
@@ -81,11 +80,9 @@ def demo(
     refuse_production(workspace, load_params(workspace.params, replaced).model.name)
     changes = {**SHORT, **replaced}
     files = [str(path.resolve()) for path in (*captures, *more)]
-    with prefect(workspace):
-        with stage("start Prefect") as note, prefect_server_starting():
-            from lobsmith.pipelines.retrain import retrain as flow
+    with prefect(workspace, "lobsmith.pipelines.retrain"):
+        from lobsmith.pipelines.retrain import retrain as flow
 
-            note("a server of its own runs for as long as the flow")
         # Forced: the window may have been trained on before.
         retrained = flow(str(workspace.root), files or None, changes, force=True, demo=True)
     params = load_params(workspace.params, changes)

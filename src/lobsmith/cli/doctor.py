@@ -1,4 +1,4 @@
-"""`lobsmith doctor`: checks of this machine and installation."""
+"""`lobsmith doctor`: checks of this machine, installation and services."""
 
 import importlib.util
 import os
@@ -12,12 +12,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import click
-from msgspec import Struct
+from rich.markup import escape
 from rich.table import Table
 
+from lobsmith.cli.doctor_service import Check, service_checks
 from lobsmith.cli.options import json_option, print_json, results
 from lobsmith.compress.tensorrt.gpu import this_gpu
-from lobsmith.errors import LobsmithError
+from lobsmith.errors import LobsmithError, ParamsError
 from lobsmith.params import load_params
 from lobsmith.project.project import SHIPPED, params_file
 from lobsmith.workspace import Workspace
@@ -26,20 +27,11 @@ _ENOUGH_MEMORY_GIB = 4
 _ENOUGH_DISK_GIB = 5
 
 
-class Check(Struct, frozen=True, kw_only=True):
-    """The result of a check; `needed` parts are those of `lobsmith demo`."""
-
-    name: str
-    found: bool
-    needed: bool
-    detail: str
-
-
 @click.command()
 @json_option
 @click.pass_obj
 def doctor(workspace: Workspace, as_json: bool) -> None:
-    """Check this machine and installation, with remedies; exit 1 if a needed part is missing."""
+    """Check this machine, installation and services, with remedies; exit 1 if a needed part is missing."""
     checks = [
         _python(),
         _versions(),
@@ -55,15 +47,17 @@ def doctor(workspace: Workspace, as_json: bool) -> None:
         _gpu(),
         _tensorrt(),
     ]
+    with suppress(ParamsError):  # reported as a check of its own
+        checks += service_checks(workspace, load_params(workspace.params))
     if as_json:
         print_json({"checks": checks})
     else:
         table = Table()
         for heading in ("", "part", "found"):
-            table.add_column(heading)
+            table.add_column(heading, overflow="fold")
         for check in checks:
             mark = "[green]✓" if check.found else ("[red]✗" if check.needed else "[yellow]–")
-            table.add_row(mark, check.name, check.detail)
+            table.add_row(mark, check.name, escape(check.detail))
         results.print(table)
     if any(check.needed and not check.found for check in checks):
         sys.exit(1)

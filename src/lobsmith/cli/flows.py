@@ -26,7 +26,7 @@ from lobsmith.workspace import Workspace
 def reconcile(workspace: Workspace, model: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """Make the model repository follow MLflow's aliases."""
     changes = _checked(workspace, model, settings)
-    with prefect(workspace):
+    with prefect(workspace, "lobsmith.pipelines.reconcile"):
         from lobsmith.pipelines.reconcile import reconcile as flow
 
         outcome = flow(str(workspace.root), changes)
@@ -44,7 +44,7 @@ def shadow(
 ) -> None:
     """Evaluate the candidate on live rows: promote it, reject it, or wait."""
     changes = _checked(workspace, model, settings)
-    with prefect(workspace):
+    with prefect(workspace, "lobsmith.pipelines.shadow"):
         from lobsmith.pipelines.shadow import shadow as flow
 
         outcome = flow(str(workspace.root), changes, sources)
@@ -62,7 +62,7 @@ def monitor(
 ) -> None:
     """Evaluate the active version beside its fallback: keep it, or roll it back."""
     changes = _checked(workspace, model, settings)
-    with prefect(workspace):
+    with prefect(workspace, "lobsmith.pipelines.monitor"):
         from lobsmith.pipelines.monitor import monitor as flow
 
         outcome = flow(str(workspace.root), changes, sources)
@@ -80,7 +80,7 @@ def drift(
 ) -> None:
     """Run a drift check on live rows: set the clients' mode, report, and request a retrain."""
     changes = _checked(workspace, model, settings)
-    with prefect(workspace):
+    with prefect(workspace, "lobsmith.pipelines.monitor"):
         from lobsmith.pipelines.monitor import drift as flow
 
         outcome = flow(str(workspace.root), changes, sources)

@@ -15,6 +15,7 @@ from lobsmith.cli.demo import demo
 from lobsmith.cli.doctor import doctor
 from lobsmith.cli.flows import drift, monitor, reconcile, shadow
 from lobsmith.cli.init import init
+from lobsmith.cli.interrupt import STATUS
 from lobsmith.cli.live import live
 from lobsmith.cli.mode import mode
 from lobsmith.cli.models import models
@@ -41,6 +42,8 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(STATUS) from None
         except LobsmithError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
 

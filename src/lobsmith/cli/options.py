@@ -1,10 +1,10 @@
 """Shared options, and output of results."""
 
+import importlib
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +15,19 @@ import yaml
 from rich.console import Console
 
 from lobsmith.errors import FlowsError
-from lobsmith.services.prefect_server import check_database
+from lobsmith.progress import stage
+from lobsmith.services.prefect_server import TemporaryServer, check_database
 from lobsmith.services.run import running_prefect
 from lobsmith.services.service import why_away
 from lobsmith.workspace import Workspace
 
 if TYPE_CHECKING:
-    from prefect.server.api.server import SubprocessASGIServer
-
     from lobsmith.market.simulator import Change, Dynamics
 
 _PIPED_WIDTH = 120
-_PREFECT_IS_AWAY = ("Failed to reach API", "Timed out while attempting to connect to ephemeral Prefect API")
-"""Beginnings of Prefect's error messages, which have no class of their own."""
+_PREFECT_IS_AWAY = "Failed to reach API"
+"""Beginning of a message of Prefect, which has no class of its own."""
+_API = "PREFECT_API_URL"
 
 results = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_WIDTH)
 """Standard output, for results only."""
@@ -130,57 +130,62 @@ def print_json(value: Any) -> None:
 
 
 @contextmanager
-def prefect(workspace: Workspace) -> Iterator[None]:
-    """Point Prefect, to be imported in the block, at the workspace, unless set in the environment.
+def prefect(workspace: Workspace, flows: str) -> Iterator[None]:
+    """Point Prefect, not yet imported, at the workspace, unless set in the environment.
 
-    Without a server of `lobsmith up`, Prefect starts one for the run.
+    Without a server of `lobsmith up`, one is started for the block.
+
+    Args:
+        flows: module of the flow, imported while the server starts.
 
     Raises:
         FlowsError: the server does not answer, or its database is corrupt.
     """
-    if (running := running_prefect(workspace)) is not None:
-        os.environ.setdefault("PREFECT_API_URL", running)
     os.environ.setdefault("PREFECT_HOME", str(workspace.prefect))
+    home = Path(os.environ["PREFECT_HOME"]).expanduser().absolute()
     # Prefect's server creates no parent folders and times out.
-    Path(os.environ["PREFECT_HOME"]).expanduser().mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    home.mkdir(parents=True, exist_ok=True)
     # No tracebacks: the command reports an error in one line.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    address = os.environ.get("PREFECT_API_URL")
-    away = f"{address or 'the server that Prefect starts for a run'}: Prefect's server does not answer"
-    way_out = "start it, or unset PREFECT_API_URL" if address else f"see {os.environ['PREFECT_HOME']}"
-    if address and (why := why_away(address.rstrip("/"))) is not None:
-        raise FlowsError(f"{away}: {why}; {way_out}")
-    if not address:
-        check_database(Path(os.environ["PREFECT_HOME"]))
-    try:
-        yield
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise FlowsError(f"{away}: {error}; {way_out}") from error
-    except RuntimeError as error:
-        if not str(error).startswith(_PREFECT_IS_AWAY):
-            raise
-        raise FlowsError(f"{away}: {error}; {way_out}") from error
+    address = os.environ.get(_API) or running_prefect(workspace)
+    with ExitStack() as servers:
+        if address is None:
+            check_database(home)
+            with stage("start Prefect") as note:
+                server = servers.enter_context(TemporaryServer(home))
+                address = server.api
+                servers.enter_context(_prefect_at(address))
+                importlib.import_module(flows)
+                server.wait_ready()
+                note("a server of its own runs for as long as the flow")
+        elif (why := why_away(address.rstrip("/"))) is not None:
+            raise _away(address, why)
+        else:
+            servers.enter_context(_prefect_at(address))
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise _away(address, error) from error
+        except RuntimeError as error:
+            if not str(error).startswith(_PREFECT_IS_AWAY):
+                raise
+            raise _away(address, error) from error
+
+
+def _away(address: str, why: object) -> FlowsError:
+    return FlowsError(f"{address}: Prefect's server does not answer: {why}; start it, or unset PREFECT_API_URL")
 
 
 @contextmanager
-def prefect_server_starting() -> Iterator[None]:
-    """Start the server that Prefect would start at the flow's call, while the block imports the flow.
+def _prefect_at(address: str) -> Iterator[None]:
+    """Set the address of Prefect's API for the block: in the environment, read at import, and in its settings."""
+    before = os.environ.get(_API)
+    os.environ[_API] = address
+    try:
+        from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    Its errors come from the flow's call, which starts it again.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL
-
-    if PREFECT_API_URL.value():
-        yield
-        return
-    starting = threading.Thread(target=_start_quietly, args=(SubprocessASGIServer(),), name="prefect", daemon=True)
-    starting.start()
-    yield
-    starting.join()
-
-
-def _start_quietly(server: "SubprocessASGIServer") -> None:
-    with suppress(Exception):
-        server.start()
+        with temporary_settings({PREFECT_API_URL: address}):
+            yield
+    finally:
+        if before is None:
+            del os.environ[_API]

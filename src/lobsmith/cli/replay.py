@@ -115,7 +115,8 @@ def replay(
     if as_json:
         print_json(measured)
     else:
-        results.print(_table(transport, measured))
+        results.print(_summary_line(transport, measured), soft_wrap=True)
+        results.print(_table(measured))
         if measured.not_trained is not None:
             results.print(f"[red]not trained on[/red] {measured.not_trained}; no row is actionable", soft_wrap=True)
         if measured.reasons:
@@ -151,18 +152,18 @@ def actions_line(actions: "ActionSummary") -> str:
     return line if actions.last is None else f"{line} (last: {actions.last})"
 
 
-def _table(transport: str, result: "ReplayResult") -> Table:
-    table = Table(title="Replay through the trading client")
-    for heading in ("transport", "version", "rows", "answered", "accuracy", "log-loss", "p50", "p99"):
-        table.add_column(heading, justify="left" if heading == "transport" else "right")
-    latencies = (result.latency_us.get(name) for name in ("p50", "p99"))
-    table.add_row(
-        transport,
-        ", ".join(map(str, result.versions)) or "-",
-        f"{result.rows:,}",
-        f"{result.answered:,}",
-        " / ".join(f"{metrics.accuracy:.3f}" for metrics in result.quality),
-        " / ".join(f"{metrics.log_loss:.3f}" for metrics in result.quality),
-        *("-" if latency_us is None else f"{latency_us:,.0f} µs" for latency_us in latencies),
-    )
+def _summary_line(transport: str, result: "ReplayResult") -> str:
+    versions = ", ".join(map(str, result.versions)) or "-"
+    latencies = [f"{name} {result.latency_us[name]:,.0f} µs" for name in ("p50", "p99") if name in result.latency_us]
+    answered = f"{result.answered:,} of {result.rows:,} rows answered over {transport}"
+    return "; ".join([answered, f"version {versions}", *latencies])
+
+
+def _table(result: "ReplayResult") -> Table:
+    table = Table()
+    for heading in ("horizon", "rows", "accuracy", "base rate", "log-loss", "base rate"):
+        table.add_column(heading, justify="right")
+    for metrics in result.quality:
+        pairs = (metrics.accuracy, metrics.base_accuracy, metrics.log_loss, metrics.base_log_loss)
+        table.add_row(f"{metrics.horizon_ms:,} ms", f"{metrics.rows:,}", *(f"{figure:.3f}" for figure in pairs))
     return table

@@ -43,7 +43,7 @@ def retrain(
     files = [str(path.resolve()) for path in (*captures, *more)]
     if resume and files:
         raise click.UsageError("--resume keeps the run's own data; name no files with it")
-    with prefect(workspace):
+    with prefect(workspace, "lobsmith.pipelines.retrain"):
         from lobsmith.pipelines.retrain import retrain as flow
 
         result = flow(str(workspace.root), files or None, changes, resume, force)

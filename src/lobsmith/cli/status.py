@@ -23,10 +23,11 @@ _Value = TypeVar("_Value")
 
 @click.command()
 @click.option("--at", metavar="TIME", help="What was serving then, and why: ISO 8601, UTC unless it has a zone.")
+@click.option("--all", "everything", is_flag=True, help="List the versions of candidates and companions too.")
 @model_option
 @json_option
 @click.pass_obj
-def status(workspace: Workspace, at: str | None, model: str | None, as_json: bool) -> None:
+def status(workspace: Workspace, at: str | None, everything: bool, model: str | None, as_json: bool) -> None:
     """Show what the registry requests, the repository has and Triton serves."""
     if at is not None:
         _show_past(workspace, at, model, as_json)
@@ -55,22 +56,17 @@ def status(workspace: Workspace, at: str | None, model: str | None, as_json: boo
         of = "" if model is None else f" of {model}"
         results.print(f"models   none{of} yet; make one with `lobsmith retrain`", soft_wrap=True)
         return
-    table = Table()
-    for heading in ("model", "champion", "challenger", "active", "listed", "READY", "state", "mode", "faults"):
-        table.add_column(heading)
+    shown, folded = _folded(state["models"], everything=everything)
+    results.print(_table({name: state["models"][name] for name in shown}))
     for name, row in state["models"].items():
-        table.add_row(
-            name,
-            escape(str(row["champion"] or "-")),
-            str(row["challenger"] or "-"),
-            str(row["active"] or "-"),
-            ", ".join(map(str, row["listed"])),
-            ", ".join(map(str, row["ready"])) or "-",
-            f"[{row['state']['colour']}]{row['state']['name']}[/]" if row["state"] else "-",
-            row["mode"]["mode"] if row["mode"] else "-",
-            escape("; ".join(f"{version}: {why}" for version, why in row["faults"].items())) or "none",
-        )
-    results.print(table)
+        for version, why in row["faults"].items():
+            results.print(f"[red]fault[/red]    {name} {version}: {escape(why)}", soft_wrap=True)
+    if folded:
+        names = ", ".join(f"{name} {state['models'][name]['active'] or '-'}" for name in folded)
+        results.print(f"beside   {names}; --all lists their versions", soft_wrap=True)
+    for name, row in state["models"].items():
+        if aliases := [f"{alias} {row[alias]}" for alias in ("champion", "challenger") if row[alias]]:
+            results.print(f"aliases  {name}: {', '.join(aliases)}", soft_wrap=True, markup=False)
     for name, row in state["models"].items():
         if (service := row["state"]) and service["detail"]:
             text = escape(f"{name}: {service['name']}: {service['detail']}")
@@ -84,7 +80,31 @@ def status(workspace: Workspace, at: str | None, model: str | None, as_json: boo
             results.print(f"mode     {name}: {text}", soft_wrap=True, markup=False)
     for entry in state["journal"]:
         text = f"{entry['time']}  {entry['action']:<10} {entry['model']} {entry['version']}  {entry['reason']}"
-        results.print(text, markup=False)
+        results.print(text, soft_wrap=True, markup=False)
+
+
+def _folded(models: dict[str, Any], *, everything: bool) -> tuple[list[str], list[str]]:
+    """Return the models of the table, and those that only follow one of them."""
+    from lobsmith.release.version.names import family, may_produce
+
+    follow = {name for model in models if may_produce(model) for name in family(model)[1:]}
+    folded = [] if everything else [name for name in models if name in follow]
+    return [name for name in models if name not in folded], folded
+
+
+def _table(models: dict[str, Any]) -> Table:
+    """Return the listed versions, newest first, in at most 80 columns for a short name."""
+    table = Table()
+    for heading in ("model", "version", "READY", "serves", "state", "mode"):
+        table.add_column(heading, no_wrap=heading == "version", overflow="fold")
+    for name, row in models.items():
+        state, mode = row["state"], row["mode"]
+        texts = (f"[{state['colour']}]{state['name']}[/]" if state else "-", mode["mode"] if mode else "-")
+        for place, version in enumerate(sorted(row["listed"], reverse=True) or ["-"]):
+            serves = "active" if version == row["active"] else "fallback" if place == 1 else ""
+            ready = "yes" if version in row["ready"] else "no"
+            table.add_row(name if place == 0 else "", str(version), ready, serves, *(texts if place == 0 else ()))
+    return table
 
 
 def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -> None:
@@ -93,12 +113,11 @@ def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -
     from lobsmith.release.version.names import family, may_produce
 
     time = parse_time(at)
-    entries = journal.read(workspace.journal)
+    time_ns = int(time.timestamp() * NS_PER_S)
+    entries = [entry for entry in journal.read(workspace.journal) if only is None or entry.model in family(only)]
+    begins_ns = min((entry.time_ns for entry in entries), default=None)
     lines: dict[str, Any] = {}
     for model in sorted({entry.model for entry in entries} - {journal.EVERYTHING}):
-        if only is not None and model not in family(only):
-            continue
-        time_ns = int(time.timestamp() * NS_PER_S)
         entry = journal.state_at(entries, model, time_ns)
         if entry is None:
             lines[model] = None
@@ -107,7 +126,16 @@ def _show_past(workspace: Workspace, at: str, only: str | None, as_json: bool) -
         if may_produce(model) and (change := mode_at(workspace, model, time_ns)):
             lines[model]["mode"] = _mode_line(change.mode_to, change.time_ns, change.reason, who=change.actor)
     if as_json:
-        print_json({"at": time.isoformat(), "models": lines})
+        begins = None if begins_ns is None else format_time(begins_ns)
+        print_json({"at": time.isoformat(), "known_since": begins, "models": lines})
+        return
+    of = "" if only is None else f" of {only}"
+    if begins_ns is None:
+        results.print(f"nothing is known{of}: nothing was published here yet", soft_wrap=True)
+        return
+    if time_ns < begins_ns:
+        begins = f"the journal begins at {format_time(begins_ns)}"
+        results.print(f"nothing is known{of} at {time.isoformat()}: {begins}", soft_wrap=True)
         return
     for model, line in lines.items():
         if line is None:

@@ -27,3 +27,15 @@ def format_time(time_ns: int) -> str:
     '2026-02-25T06:13:20+00:00'
     """
     return datetime.fromtimestamp(time_ns / NS_PER_S, UTC).isoformat(timespec="seconds")
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in ms below a second, in s below two minutes, in min below two hours, then in h.
+
+    >>> [format_duration(seconds) for seconds in (0.0123, -1.14, 119.9, 3600, 9000)]
+    ['12.3 ms', '-1.1 s', '119.9 s', '60.0 min', '2.5 h']
+    """
+    for least, size, unit in ((7200, 3600, "h"), (120, 60, "min"), (1, 1, "s")):
+        if abs(seconds) >= least:
+            return f"{seconds / size:,.1f} {unit}"
+    return f"{seconds * 1000:,.1f} ms"

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lobsmith.cli.interrupt import allow
 from lobsmith.cli.live import check_feed
 from lobsmith.cli.live import live as live_command
 from lobsmith.cli.options import json_option, model_option, overrides, print_json, results
@@ -153,8 +154,9 @@ def _check_live(context: click.Context, workspace: Workspace, arguments: tuple[s
 
 
 def _attached(workspace: Workspace, catalogue: "Catalogue", speed: float, as_json: bool) -> None:
-    from lobsmith.services.supervisor import supervise
+    from lobsmith.services.supervisor import INTERRUPT_S, supervise
 
+    allow(2 * INTERRUPT_S)
     display: Display = JsonLines() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
     with display:
         supervise(

@@ -16,6 +16,7 @@ from lobsmith.params.drift import (
     ModeParams,
     ReferenceParams,
 )
+from lobsmith.params.fault import describe_fault, unknown_parameter
 from lobsmith.params.gates import (
     EvaluationParams,
     GateParams,
@@ -101,7 +102,9 @@ __all__ = [
     "WalkForwardParams",
     "WindowParams",
     "as_table",
+    "describe_fault",
     "load_params",
+    "unknown_parameter",
 ]
 
 
@@ -199,18 +202,20 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
         raise ParamsError(f"{path}: no such file; `lobsmith init` writes one, --root names a project") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParamsError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from error
-    for name, value in (overrides or {}).items():
+    overrides = overrides or {}
+    for name, value in overrides.items():
+        if (unknown := unknown_parameter(name.split("."), Params)) is not None:
+            raise ParamsError(f"--set {name}={value}: {unknown}; see {path}")
         *sections, key = name.split(".")
         section = table
         for part in sections:
-            section = section.get(part) if isinstance(section, dict) else None
-        if not isinstance(section, dict) or key not in section:
-            raise ParamsError(f"{path}: there is no parameter {name}")
-        section[key] = value
+            section = section.setdefault(part, {}) if isinstance(section, dict) else None
+        if isinstance(section, dict):  # else the file is wrong there
+            section[key] = value
     try:
         return msgspec.convert(table, Params, strict=False)
     except msgspec.ValidationError as error:
-        raise ParamsError(f"{path}: {error}") from error
+        raise ParamsError(describe_fault(str(error), Params, table, path, overrides)) from error
 
 
 def as_table(params: Params) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Sources of market data, and expectations of it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -34,7 +34,7 @@ class ScreenParams(Section, frozen=True):
 class DataParams(Section, frozen=True):
     """Sources of market data."""
 
-    source: str
+    source: Literal["simulator", "captures", "live"]
     """`simulator`; `captures` for files; `live` for the newest `window.length_s` in `.lobsmith/captures`."""
     captures: tuple[str, ...]
     """Captured files or glob patterns; files of one instrument are read in order."""

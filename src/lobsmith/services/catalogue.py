@@ -78,7 +78,6 @@ def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
         "PREFECT_SERVER_API_PORT": str(port),
         # By default Prefect unpacks its pages beside its code.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(workspace.prefect / "pages"),
-        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT__SERVER_FINAL": "1",
         # A pass reads all runs cancelled within a day, many after an outage.
         "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "600",

@@ -4,6 +4,7 @@ All in the main thread, as the kernel kills a service with the thread that start
 probe's result changes, a signal comes, or a restart or tick is due.
 """
 
+import math
 import os
 import select
 import signal
@@ -29,6 +30,8 @@ from lobsmith.workspace import Workspace
 TICK_S = 1.0
 _ROTATE_S = 10.0
 _LEFTOVER_GRACE_S = 5.0
+INTERRUPT_S = 3.5
+"""Time from Ctrl-C to SIGKILL of what has not ended, s."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OnChange = Callable[[ServiceState], None]
@@ -46,7 +49,8 @@ def supervise(
 ) -> None:
     """Run services until SIGINT, SIGTERM or SIGHUP, then end them; a second signal kills them.
 
-    Call it in the main thread. An ignored SIGHUP, as under `nohup`, stays ignored.
+    After SIGINT, that is Ctrl-C, they have `INTERRUPT_S` together; after the others each has its own deadline. Call it
+    in the main thread. An ignored SIGHUP, as under `nohup`, stays ignored.
 
     Args:
         workspace: of the project.
@@ -107,7 +111,7 @@ class _Supervisor:
                 self._sleep()
         finally:
             for watched in reversed(self._watched):
-                watched.end(hurry=lambda: self._signals.count > 1, wait=self._wait)
+                watched.end(hurry=self._signals.hurry, wait=self._wait)
                 self._publish_changes()
             state_path(self._workspace).unlink(missing_ok=True)
 
@@ -149,8 +153,8 @@ class _Supervisor:
 
     def _wait(self, child: Child, seconds: float) -> bool:
         end = time.monotonic() + seconds
-        while not child.ended() and self._signals.count < 2 and (left := end - time.monotonic()) > 0:
-            self._poll([child], left)
+        while not child.ended() and not self._signals.hurry() and (left := end - time.monotonic()) > 0:
+            self._poll([child], min(left, self._signals.left_s()))
         return child.ended()
 
     def _poll(self, children: Sequence[Child], seconds: float) -> None:
@@ -167,11 +171,22 @@ class _Signals:
 
     def __init__(self) -> None:
         self.count = 0
+        self._kill_s = math.inf
         self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
-    def note(self, _number: int, _frame: FrameType | None) -> None:
+    def note(self, number: int, _frame: FrameType | None) -> None:
         self.count += 1
+        if number == signal.SIGINT and math.isinf(self._kill_s):
+            self._kill_s = time.monotonic() + INTERRUPT_S
         self.wake()
+
+    def left_s(self) -> float:
+        """Return the time until what has not ended is killed, s."""
+        return max(0.0, self._kill_s - time.monotonic())
+
+    def hurry(self) -> bool:
+        """Return whether it is to be killed now."""
+        return self.count > 1 or not self.left_s()
 
     def wake(self) -> None:
         # Full: wakes anyhow; closed: no reader.
@@ -229,6 +244,6 @@ def _guard(mark: str, signals: _Signals) -> Iterator[None]:
     try:
         yield
     finally:
-        guard.end_marked(mark, 0.0 if signals.count > 1 else _LEFTOVER_GRACE_S)
+        guard.end_marked(mark, 0.0 if signals.count > 1 else min(_LEFTOVER_GRACE_S, signals.left_s()))
         child.kill()
         child.wait()

@@ -67,8 +67,6 @@ def ingest(data: DataParams, captures: Sequence[Path] | None, destination: Path,
             return Ingested(done={str(ingested.instrument): ingested}, failed={})
         if data.source == LIVE:
             raise DataError("data.source is live, which the retrain flow reads; for a stage name files with --capture")
-        if data.source != "captures":
-            raise DataError(f"data.source is {data.source!r}; it must be simulator, captures or live")
         captures = expand(data.captures)
     done_by_name: dict[str, Ingest] = {}
     groups, failed = group_by_instrument(captures)

@@ -26,12 +26,19 @@ _PERCENTILES = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p99_9": 99.9}
 
 
 class HorizonQuality(Struct, frozen=True, kw_only=True):
-    """Quality at one horizon: log-loss in nats a row."""
+    """Quality at one horizon, beside the base rate of the same rows: log-loss in nats a row.
+
+    Attributes:
+        base_accuracy: of the rows' most frequent direction, for every row.
+        base_log_loss: of the rows' shares of the directions, for every row.
+    """
 
     horizon_ms: int
     rows: int
     accuracy: float
     log_loss: float
+    base_accuracy: float
+    base_log_loss: float
 
 
 class ActionSummary(Struct, frozen=True, kw_only=True):
@@ -194,12 +201,16 @@ def quality_by_horizon(
     for h, horizon in enumerate(horizons_ms):
         known = (labels[:, h] != UNKNOWN) & np.isfinite(probabilities[:, h]).all(axis=1)
         p, y = probabilities[known, h], labels[known, h].astype(np.int64)
+        shares = np.bincount(y, minlength=3) / max(len(y), 1)
+        seen = shares[shares > 0]
         by_horizon.append(
             HorizonQuality(
                 horizon_ms=horizon,
                 rows=len(y),
                 accuracy=float(np.mean(p.argmax(axis=1) == y)) if len(y) else float("nan"),
                 log_loss=float(log_losses(p, y).mean()) if len(y) else float("nan"),
+                base_accuracy=float(shares.max()) if len(y) else float("nan"),
+                base_log_loss=-float((seen * np.log(seen)).sum()) if len(y) else float("nan"),
             )
         )
     return by_horizon

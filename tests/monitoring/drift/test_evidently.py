@@ -131,7 +131,7 @@ def test_its_pages_end_with_the_command(project: Project, way: signal.Signals) -
         status = child.wait(90)
     finally:
         child.kill()
-    assert status == {signal.SIGINT: 0, signal.SIGHUP: 128 + way, signal.SIGKILL: -way}[way]
+    assert status == {signal.SIGINT: 130, signal.SIGHUP: 128 + way, signal.SIGKILL: -way}[way]
     eventually(lambda: is_closed(address[0]))
 
 

@@ -21,13 +21,14 @@ from lobsmith.errors import FlowsError
 from lobsmith.process import Heartbeat
 from lobsmith.services.flows.forks import Zygote, print_line
 from lobsmith.services.flows.register import FILE, unregistered
+from lobsmith.services.flows.schedule import POOL
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import WorkerFlowRunResponse
     from prefect.runner._control_channel import ControlChannel
 
-POOL, NAME = "lobsmith", "lobsmith"
+NAME = "lobsmith"
 _SUPERSEDED = "superseded: a later run of this deployment is due"
 _AGAIN_S = 10.0
 _BEAT_S = 2.0
