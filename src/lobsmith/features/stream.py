@@ -85,7 +85,7 @@ class FeatureStream:
 
     >>> from lobsmith.market.simulator import simulate
     >>> session = simulate(seed=1, seconds=5)
-    >>> rows = FeatureStream(session.instrument, FeatureParams()).push(session.events)
+    >>> rows = FeatureStream(session.instrument).push(session.events)
     >>> rows.features.dtype.name, rows.features.shape[1], len(rows) > 10
     ('float32', 75, True)
     """
