@@ -44,6 +44,7 @@ def test_a_notebook_is_a_story_with_its_outputs(name: str) -> None:
     assert not [output for output in outputs if output.output_type == "error"]
     content = path.read_text()
     assert len(content) < 400_000
+    assert "\\u001b" not in content
     assert [place for place in ("/tmp/", "/home/", str(ROOT)) if place in content] == []  # noqa: S108
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
