@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory
 
 import nbformat
 from nbclient import NotebookClient
-from traitlets.config import Config
 
 FOLDER = Path(__file__).parent
 NOTEBOOKS = ("first_model", "read_a_drift_report", "promote_and_roll_back")
@@ -46,7 +45,7 @@ def execute(name: str, folder: Path, *, ask: str | None = None) -> nbformat.Note
             kernel_name="python3",
             resources={"metadata": {"path": str(folder)}},
             record_timing=False,
-            config=Config({"KernelManager": {"transport": "ipc"}}),  # no ports
+            startup_timeout=_CELL_S,
         ).execute()
     finally:
         os.environ.clear()
