@@ -58,7 +58,9 @@ def store(name: str, notebook: nbformat.NotebookNode, folder: Path) -> None:
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if "text" in output:
-                output["text"] = output["text"].replace(f"{folder}/", "")
+                # `!` runs in a terminal, whose ends of lines and last reset of colours are kept.
+                text = output["text"].replace("\r\n", "\n").replace("\x1b[0m", "")
+                output["text"] = text.replace(f"{folder}/", "")
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
