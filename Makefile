@@ -14,7 +14,7 @@ PYTEST = files=$$(mktemp -d -p "$(or $(TEST_FILES),$${TMPDIR:-/tmp})" lobsmith-X
 	$(BIN)/pytest -n 2 --dist loadscope --basetemp="$$files"
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint format docs clean
+.PHONY: help install demo test test-slow notebooks lint format docs clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test: install  ## all tests but the slow ones, and the examples in docstrings
 
 test-slow: install  ## the tests that take minutes
 	@$(PYTEST) -m slow --no-loadscope-reorder tests
+
+notebooks: install  ## run the notebooks of examples/ and store their outputs
+	@$(BIN)/python examples/run.py
 
 lint: install  ## pip check, ruff, mypy and the layering
 	$(BIN)/pip check

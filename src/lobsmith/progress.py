@@ -1,12 +1,16 @@
 """Progress of long jobs on standard error, a line per stage."""
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 
+if "JPY_PARENT_PID" in os.environ:
+    # A command in a notebook gets a terminal, and colours asked for, but its output is kept as text.
+    os.environ.setdefault("TTY_COMPATIBLE", "0")
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Note = Callable[[str], None]

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lobsmith import clock
+from lobsmith.errors import ParamsError
 
+ROOT = "LOBSMITH_ROOT"
+"""Environment variable of the project's folder."""
 MLFLOW_URI = "LOBSMITH_MLFLOW_URI"
 SQLITE = "sqlite:///"
 
@@ -26,6 +29,28 @@ class Workspace:
         workspace = cls(root.resolve())
         clock.use(workspace.clock)
         return workspace
+
+    @classmethod
+    def find(cls, root: "Workspace | Path | str | None" = None) -> "Workspace":
+        """Return the workspace of a project, and use its clock in this process.
+
+        Args:
+            root: the project's folder, or its workspace as it is. By default LOBSMITH_ROOT, else the nearest folder
+                with `params.yaml`, from the current one upwards.
+
+        Raises:
+            ParamsError: there is no project.
+            ClockError: the clock's file is corrupt.
+        """
+        if isinstance(root, Workspace):
+            return root
+        named = root if root is not None else os.environ.get(ROOT)
+        folder = Path(named or ".").resolve()
+        found = [place for place in ([folder] if named else [folder, *folder.parents]) if cls(place).params.is_file()]
+        if not found:
+            above = "" if named else " or above it"
+            raise ParamsError(f"{folder}: no params.yaml there{above}; pass root=DIR, the project's folder")
+        return cls.open(found[0])
 
     @property
     def params(self) -> Path:

@@ -13,8 +13,7 @@ from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.features.dataset import DATASET, Dataset, build_dataset, save_dataset
 from lobsmith.gates.compression import Compressed
 from lobsmith.market.simulator import simulate
-from lobsmith.models.inference import lead_runs
-from lobsmith.models.split import split
+from lobsmith.models.split import lead_runs, split
 from lobsmith.params import Params
 from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact, publish

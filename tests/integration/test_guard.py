@@ -9,6 +9,7 @@ import pytest
 
 from lobsmith.errors import RequestError, ServingError
 from lobsmith.features.definitions import COUNT
+from lobsmith.features.stream import Row
 from lobsmith.monitoring.mode.machine import Mode
 from lobsmith.params import Params
 from lobsmith.release.repository.repository import Repository
@@ -29,7 +30,7 @@ BLOCK = rows(32, 3)
 
 
 def step(stream: Stream, row: np.ndarray, raw: np.ndarray, index: int) -> GatedPrediction:
-    return stream.step(row, raw, index * 1_000_000, 1, 20_000)
+    return stream.step(Row(row, raw, index * 1_000_000, 1, 20_000))
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,9 @@ def test_drifting_rows_change_the_mode_without_a_monitor(
     asked = rows(120, 5)
     # The score is the sum of mean squares: 0.5 of calm rows, 2 of wild ones.
     calm, wild = (np.full(COUNT, np.sqrt(size / COUNT), np.float32) for size in (0.5, 2.0))
-    with open_stream(workspace, params, "simulator:SIM", transport=name, record=None, backpressure=True) as stream:
+    with open_stream(
+        "simulator:SIM", root=workspace, params=params, transport=name, record=None, backpressure=True
+    ) as stream:
         got = [step(stream, asked[index], wild if 40 <= index < 60 else calm, index) for index in range(120)]
     assert all(gated.prediction.probabilities is not None for gated in got)
     codes = [gated.abstain for gated in got]
@@ -92,7 +95,7 @@ def test_a_server_that_goes_away_takes_answers_and_score_with_it(tmp_path: Path,
     own = with_free_ports(params)
     raw = np.full(COUNT, 0.01, np.float32)
     with running_triton(workspace, own):
-        stream = open_stream(workspace, own, "simulator:SIM", record=None, backpressure=True)
+        stream = open_stream("simulator:SIM", root=workspace, params=own, record=None, backpressure=True)
         for index in range(20):
             gated = step(stream, BLOCK[0], raw, index)
         assert gated.abstain is None

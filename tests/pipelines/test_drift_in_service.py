@@ -124,7 +124,13 @@ class Desk:
     def __init__(self, workspace: Workspace, params: Params, rows: Dataset) -> None:
         self._workspace, self._params, self._rows = workspace, params, rows.rows
         self._stream = open_stream(
-            workspace, params, "simulator:SIM", model=MODEL, transport="inprocess", record=None, backpressure=True
+            "simulator:SIM",
+            root=workspace,
+            params=params,
+            model=MODEL,
+            transport="inprocess",
+            record=None,
+            backpressure=True,
         )
 
     def trade(self, from_s: float, until_s: float) -> list[GatedPrediction]:
@@ -141,11 +147,9 @@ class Desk:
             backpressure=True,
         )
         gated = []
-        for place in range(*places.tolist()):
-            row, raw, at = self._rows.features[place], self._rows.raw[place], int(self._rows.time[place])
-            segment, mid = int(self._rows.segment[place]), int(self._rows.mid[place])
-            gated.append(self._stream.step(row, raw, at, segment, mid))
-            recorder.record(at, segment, mid, row, gated[-1].prediction, raw)
+        for row in self._rows.slice(*places.tolist()):
+            gated.append(self._stream.step(row))
+            recorder.record(row.time_ns, row.segment, row.mid, row.features, gated[-1].prediction, row.raw)
             recorder.throttle()
         assert recorder.close().dropped == 0
         return gated

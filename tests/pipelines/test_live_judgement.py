@@ -63,7 +63,12 @@ def put(workspace: Workspace, params: Params, artifact: Artifact) -> int:
 def trade(workspace: Workspace, params: Params, dataset: Dataset, first: int = 0, count: int | None = None) -> None:
     """Replay rows through the client, in process; recorded and mirrored like live ones."""
     with open_stream(
-        workspace, params, str(dataset.instrument), transport="inprocess", record=Source.REPLAY, backpressure=True
+        dataset.instrument,
+        root=workspace,
+        params=params,
+        transport="inprocess",
+        record=Source.REPLAY,
+        backpressure=True,
     ) as stream:
         measured = replay(stream, dataset, first, limit=count)
     assert stream.recorded is not None

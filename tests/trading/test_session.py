@@ -12,7 +12,7 @@ import pytest
 
 from lobsmith import clock
 from lobsmith.errors import ParamsError, RequestError, ServingError, UntrainedInstrumentError
-from lobsmith.features.stream import Rows
+from lobsmith.features.stream import Row, Rows
 from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring.log.reader import PredictionLog, answers
 from lobsmith.monitoring.log.sessions import ClientSession, Status, sessions_of
@@ -53,15 +53,16 @@ def expected(workspace: Workspace, params: Params) -> list[Prediction]:
     return [client.step(row) for row in ROWS[PRIMED:COUNT]]
 
 
+EVERY = Rows(RAW, ROWS, TIMES, MIDS, SEGMENTS, np.ones(len(ROWS), bool))
+
+
 def through(stream: Stream) -> list:
-    columns = zip(ROWS, RAW, TIMES.tolist(), SEGMENTS.tolist(), MIDS.tolist(), strict=True)
-    every = np.ones(PRIMED, bool)
-    stream.prime(Rows(RAW[:PRIMED], ROWS[:PRIMED], TIMES[:PRIMED], MIDS[:PRIMED], SEGMENTS[:PRIMED], every))
-    return [stream.step(*row) for row in list(columns)[PRIMED:COUNT]]
+    stream.prime(EVERY.slice(0, PRIMED))
+    return [stream.step(row) for row in EVERY.slice(PRIMED, COUNT)]
 
 
 def test_answers_are_the_clients_own_and_are_logged_as_live_rows(workspace, params, expected) -> None:
-    with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
+    with open_stream("simulator:SIM", root=workspace, params=params, transport="inprocess") as stream:
         gated = through(stream)
         assert stream.recorded is None
     np.testing.assert_allclose(
@@ -88,7 +89,7 @@ def test_answers_are_the_clients_own_and_are_logged_as_live_rows(workspace, para
 )
 def test_a_client_that_an_error_ends_has_crashed_and_an_interrupted_one_has_not(workspace, params, error, status):
     def trade() -> None:
-        with open_stream(workspace, params, "simulator:SIM", transport="inprocess", guard=False):
+        with open_stream("simulator:SIM", root=workspace, params=params, transport="inprocess", guard=False):
             assert last_session(workspace).status is Status.OPEN
             raise error
 
@@ -104,14 +105,16 @@ def last_session(workspace: Workspace) -> ClientSession:
 def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expected) -> None:
     bad = ROWS[COUNT].copy()
     bad[0] = np.nan
-    with open_stream(workspace, params, "simulator:SIM", transport="inprocess", guard=False, record=None) as stream:
+    with open_stream(
+        "simulator:SIM", root=workspace, params=params, transport="inprocess", guard=False, record=None
+    ) as stream:
         gated = through(stream)
-        missing = stream.step(bad, RAW[COUNT], 0, 1, 20_000)
+        missing = stream.step(Row(bad, RAW[COUNT], 0, 5, 20_000))
         stream.reset()
-        cold = stream.step(ROWS[PRIMED], RAW[PRIMED], 0, 1, 20_000)
+        cold = stream.step(Row(ROWS[PRIMED], RAW[PRIMED], 0, 5, 20_000))
     assert stream.close() is None
     with pytest.raises(RequestError, match="closed"):
-        stream.step(ROWS[0], RAW[0], 0, 1, 20_000)
+        stream.step(Row(ROWS[0], RAW[0], 0, 1, 20_000))
     np.testing.assert_allclose(
         probabilities([answer.prediction for answer in gated]), probabilities(expected), atol=1e-6
     )
@@ -121,10 +124,9 @@ def test_without_a_guard_every_answer_may_be_acted_on(workspace, params, expecte
 
 
 def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, expected) -> None:
-    with open_stream(workspace, params, "simulator:SIM", transport="inprocess") as stream:
-        every = Rows(RAW, ROWS, TIMES, MIDS, SEGMENTS, np.ones(len(ROWS), bool))
-        stream.prime(every.slice(0, PRIMED))
-        gated = [answer for at in range(PRIMED, COUNT, 50) for answer in stream.ask(every.slice(at, at + 50))]
+    with open_stream("simulator:SIM", root=workspace, params=params, transport="inprocess") as stream:
+        stream.prime(EVERY.slice(0, PRIMED))
+        gated = [answer for at in range(PRIMED, COUNT, 50) for answer in stream.ask(EVERY.slice(at, at + 50))]
         assert stream.not_trained is None
     np.testing.assert_allclose(
         probabilities([answer.prediction for answer in gated]), probabilities(expected), atol=1e-6
@@ -132,14 +134,31 @@ def test_rows_that_come_together_are_answered_as_one_by_one(workspace, params, e
     assert stream.recorded.logged == COUNT - PRIMED
 
 
+def test_a_row_of_another_segment_starts_from_a_cold_state(workspace, params) -> None:
+    gap = int(np.argmax(SEGMENTS[0] != SEGMENTS))
+    rows = EVERY.slice(gap - 20, gap + 20)
+
+    def answered(ask) -> np.ndarray:
+        options = {"transport": "inprocess", "guard": False, "record": None}
+        with open_stream("simulator:SIM", root=workspace, params=params, **options) as stream:
+            return probabilities([gated.prediction for gated in ask(stream)])
+
+    one_by_one = answered(lambda stream: [stream.step(row) for row in rows])
+    cold = answered(lambda stream: [stream.step(row) for row in rows.slice(20, 40)])
+    np.testing.assert_allclose(one_by_one[20:], cold, atol=1e-6)
+    np.testing.assert_allclose(answered(lambda stream: stream.ask(rows)), one_by_one, atol=1e-6)
+    carried = answered(lambda stream: [stream.step(row._replace(segment=1)) for row in rows])
+    assert not np.allclose(carried[20:], cold, atol=1e-4)
+
+
 def test_a_model_is_not_opened_for_an_instrument_that_it_was_not_trained_on(workspace, params) -> None:
     other = "binance-usdm:BTCUSDT"
     with pytest.raises(
         UntrainedInstrumentError, match=r"^lob \d+ was trained on simulator:SIM, not binance-usdm:BTCUSDT; "
     ):
-        open_stream(workspace, params, other, transport="inprocess")
+        open_stream(other, root=workspace, params=params, transport="inprocess")
     with open_stream(
-        workspace, params, other, transport="inprocess", guard=False, allow_other_instrument=True
+        other, root=workspace, params=params, transport="inprocess", guard=False, allow_other_instrument=True
     ) as stream:
         gated = through(stream)
         assert stream.not_trained.endswith(f"was trained on simulator:SIM, not {other}")
@@ -154,12 +173,18 @@ def test_the_instruments_of_a_version_that_becomes_active_are_checked_too(tmp_pa
     first = publish_small(workspace, params, seed=1)
     elsewhere = Instrument(venue="simulator", symbol="OTHER", tick_size=0.1, lot_size=0.001)
     with open_stream(
-        workspace, params, "simulator:SIM", transport="inprocess", guard=False, record=None, backpressure=True
+        "simulator:SIM",
+        root=workspace,
+        params=params,
+        transport="inprocess",
+        guard=False,
+        record=None,
+        backpressure=True,
     ) as stream:
-        before = stream.step(ROWS[0], RAW[0], 0, 1, 20_000)
+        before = stream.step(Row(ROWS[0], RAW[0], 0, 1, 20_000))
         second = publish_small(workspace, params, seed=2, instruments=(elsewhere,))
         time.sleep(0.01)
-        after = stream.step(ROWS[1], RAW[1], 1, 1, 20_000)
+        after = stream.step(Row(ROWS[1], RAW[1], 1, 1, 20_000))
     assert (before.prediction.version, before.abstain, before.actionable) == (first.version, None, (True, True))
     assert (after.prediction.version, after.abstain) == (second.version, Abstain.OTHER_INSTRUMENT)
     assert after.prediction.probabilities is not None
@@ -212,6 +237,7 @@ def test_a_failed_lookup_of_instruments_is_repeated(workspace, monkeypatch) -> N
         ({"labels.significant_bps": 9.0}, {}, "made for other features or labels"),
         ({}, {"model": "absent"}, "absent"),
         ({}, {"modes": "ftp://nowhere"}, "not the URL of modes"),
+        ({}, {"record": "smoke"}, "no such source; there are live, replay, demo, and None"),
         ({}, {"transport": "smoke"}, "smoke: no such transport"),
         ({}, {"transport": "http", "url": "http://127.0.0.1:8000"}, "not a server"),
         ({}, {"transport": "http", "url": "127.0.0.1:99999"}, "not a server"),
@@ -220,7 +246,9 @@ def test_a_failed_lookup_of_instruments_is_repeated(workspace, monkeypatch) -> N
 def test_what_cannot_be_opened_leaves_nothing_behind(workspace, changes, options, message: str) -> None:
     before, sessions = set(threading.enumerate()), list(workspace.predictions.glob("recording/*.json"))
     with pytest.raises((ServingError, ParamsError), match=message):
-        open_stream(workspace, small_params(**changes), "simulator:SIM", **{"transport": "inprocess", **options})
+        open_stream(
+            "simulator:SIM", root=workspace, params=small_params(**changes), **{"transport": "inprocess", **options}
+        )
     assert set(threading.enumerate()) <= before
     assert list(workspace.predictions.glob("recording/*.json")) == sessions
 

@@ -81,7 +81,9 @@ def bench_guard(params: Params, rows: int, rows_per_s: float) -> GuardReport:
         path = state_path(workspace, model)
         path.parent.mkdir(parents=True)
         path.write_bytes(msgspec.json.encode(published))
-        with open_stream(workspace, busy, str(INSTRUMENT), transport="inprocess", guard=False, record=None) as stream:
+        with open_stream(
+            INSTRUMENT, root=workspace, params=busy, transport="inprocess", guard=False, record=None
+        ) as stream:
             plain, guarded, counts, acted = _measure(workspace, busy, stream.client, rows, rows_per_s)
     p50, p99 = (np.percentile(guarded, q) / np.percentile(plain, q) for q in (50, 99))
     more_p50, more_p99 = ((np.percentile(guarded, q) - np.percentile(plain, q)) / NS_PER_US for q in (50, 99))

@@ -78,7 +78,7 @@ def bench_mirror(params: Params, rows: int, rows_per_s: float) -> MirrorReport:
         for seed, model in enumerate((params.model.name, params.model.name, candidate_model(params.model.name))):
             publish_untrained(workspace, params, model, seed)
         with open_stream(
-            workspace, params, str(INSTRUMENT), transport="inprocess", guard=False, record=Source.REPLAY
+            INSTRUMENT, root=workspace, params=params, transport="inprocess", guard=False, record=Source.REPLAY
         ) as stream:
             assert stream.recorder is not None  # noqa: S101 - it records
             plain, mirrored, put = _measure(stream.client, stream.recorder, rows, rows_per_s)

@@ -135,9 +135,9 @@ def _serve_and_replay(workspace: Workspace, params: Params, dataset: "Dataset") 
         for name, rows in _ROWS.items():
             with stage(f"replay over {name}") as note:
                 with open_stream(
-                    workspace,
-                    params,
-                    str(dataset.instrument),
+                    dataset.instrument,
+                    root=workspace,
+                    params=params,
                     transport=name,
                     record=Source.DEMO,
                     backpressure=True,

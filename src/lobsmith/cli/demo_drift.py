@@ -168,8 +168,9 @@ def _replay_stretch(workspace: Workspace, params: Params, dataset: "Dataset", fr
     bounds = [start + round(at_s * NS_PER_S) for at_s in (from_s, from_s + _STRETCH_S)]
     first, end = (int(place) for place in np.searchsorted(dataset.rows.time, bounds))
     rows = int((replayed_rows(dataset, first) < end).sum())
-    instrument = str(dataset.instrument)
-    with open_stream(workspace, params, instrument, record=Source.DEMO, backpressure=True) as stream:
+    with open_stream(
+        dataset.instrument, root=workspace, params=params, record=Source.DEMO, backpressure=True
+    ) as stream:
         return replay(stream, dataset, first, limit=rows)
 
 

@@ -72,8 +72,7 @@ def replay(
     """
     from msgspec.structs import replace
 
-    from lobsmith.features.dataset import build_dataset
-    from lobsmith.market.readers import read_captures
+    from lobsmith.features.dataset import build_dataset, read_dataset
     from lobsmith.market.simulator import Dynamics, simulate
     from lobsmith.monitoring.log.writer import Source
     from lobsmith.trading.replay import replay as replay_rows
@@ -85,15 +84,16 @@ def replay(
     drift = changes(change_at, factors, Dynamics())
     if files and drift:
         raise click.UsageError("--change is of the simulated market; pass --simulate SECONDS in place of FILES")
-    session = read_captures(files) if files else simulate(seed, seconds or 0, changes=drift)
-    dataset = build_dataset(session, params)
+    dataset = (
+        read_dataset(files, params) if files else build_dataset(simulate(seed, seconds or 0, changes=drift), params)
+    )
     columns = (TextColumn(f"replay over {transport}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
         Progress(*columns, console=console, transient=True) as progress,
         open_stream(
-            workspace,
-            params,
-            str(dataset.instrument),
+            dataset.instrument,
+            root=workspace,
+            params=params,
             transport=transport,
             url=url,
             guard=guard,

@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from lobsmith.compress.runtime import Float, StatefulModel
 from lobsmith.features.dataset import Dataset
-from lobsmith.models.inference import lead_runs
+from lobsmith.models.split import lead_runs
 
 
 def stream_predictions(

@@ -11,6 +11,9 @@ from lobsmith.params import FeatureParams, LabelParams
 KERNEL_VERSION = 3
 """Raised whenever the kernel's arithmetic changes; part of the wire contract."""
 
+DIRECTIONS = ("down", "unchanged", "up")
+"""Directions of the mid, in the order of labels and probabilities."""
+
 LEVELS = 10
 DECAYS = 4
 """Time constants of the order flow."""

@@ -1,6 +1,9 @@
 """Features of an event stream."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +14,30 @@ from lobsmith.features.normaliser import normaliser_dtype
 from lobsmith.market.book import new_book
 from lobsmith.market.events import END, TICKER, Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.params import FeatureParams
+from lobsmith.market.readers import open_captures
+from lobsmith.market.session import without_restated
+from lobsmith.params import FeatureParams, Params, load_params
+from lobsmith.workspace import Workspace
+
+
+class Row(NamedTuple):
+    """One feature row: the touch has changed. F = 75.
+
+    Attributes:
+        features: the network's input, float32 [F]: rolling columns as z-scores.
+        raw: the same before any z-score, float32 [F].
+        time_ns: local receive time, ns since 1970 UTC.
+        segment: number of the gap-free segment.
+        mid: best bid plus best ask, ticks.
+        complete: the z-score's window has enough rows.
+    """
+
+    features: npt.NDArray[np.float32]
+    raw: npt.NDArray[np.float32]
+    time_ns: int
+    segment: int
+    mid: int
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -38,6 +64,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.time)
 
+    def __iter__(self) -> Iterator[Row]:
+        columns = self.time.tolist(), self.segment.tolist(), self.mid.tolist(), self.complete.tolist()
+        return map(Row._make, zip(self.features, self.raw, *columns, strict=True))
+
     def slice(self, start: int, stop: int) -> "Rows":
         """Return rows `start` to `stop` as views."""
         return Rows(*(getattr(self, field.name)[start:stop] for field in fields(self)))
@@ -51,9 +81,26 @@ class Rows:
 
 
 class FeatureStream:
-    """Features of one instrument's stream; the bits do not depend on how it is cut."""
+    """Features of one instrument's stream; the bits do not depend on how it is cut.
 
-    def __init__(self, instrument: Instrument, params: FeatureParams) -> None:
+    >>> from lobsmith.market.simulator import simulate
+    >>> session = simulate(seed=1, seconds=5)
+    >>> rows = FeatureStream(session.instrument).push(session.events)
+    >>> rows.features.dtype.name, rows.features.shape[1], len(rows) > 10
+    ('float32', 75, True)
+    """
+
+    def __init__(self, instrument: Instrument, params: FeatureParams | None = None) -> None:
+        """Begin with an empty book.
+
+        Args:
+            instrument: in whose ticks and lots the events are.
+            params: `features` of `params.yaml`; of the current project by default.
+
+        Raises:
+            ParamsError: there is no project.
+        """
+        params = params or load_params(Workspace.find().params).features
         self._book = new_book()
         self._kernel = np.zeros(1, kernel_dtype())
         self._kernel["lot"] = instrument.lot_size
@@ -90,3 +137,27 @@ class FeatureStream:
         )
         complete = counts >= self._minimum
         return Rows(raw, scaled, times, mids, segments, complete).slice(0, count)
+
+    @staticmethod
+    def read(
+        *files: Path | str, root: Workspace | Path | str | None = None, params: Params | None = None
+    ) -> Iterator[Row]:
+        """Yield the complete rows of captured files, in bounded memory.
+
+        Args:
+            files: of one instrument, in order, as one stream.
+            root: the project's folder: see `Workspace.find`.
+            params: instead of the project's.
+
+        Raises:
+            CaptureError: a file cannot be used.
+            ParamsError: there is no project, or its parameters are wrong.
+        """
+        params = params or load_params(Workspace.find(root).params)
+        feed = open_captures([Path(file) for file in files], params.data.screen)
+        stream: FeatureStream | None = None
+        for events in feed:
+            stream = stream or FeatureStream(feed.instrument, params.features)
+            for row in stream.push(without_restated(events)):
+                if row.complete:
+                    yield row

@@ -12,11 +12,8 @@ from torch.nn.functional import nll_loss
 from lobsmith.features.dataset import Dataset
 from lobsmith.models.networks.network import Network, outputs_of
 from lobsmith.models.networks.outputs import COLUMNS
-from lobsmith.models.split import runs
+from lobsmith.models.split import lead_runs
 from lobsmith.models.training_data import Part
-
-LEAD_ROWS = 512
-"""Rows that warm the state before the first requested one."""
 
 
 def outputs_at(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) -> Tensor:
@@ -29,12 +26,6 @@ def outputs_at(network: Network, dataset: Dataset, rows: npt.NDArray[np.int64]) 
     for start, stop in spans:
         out[start - first : stop - first] = outputs_of(network, torch.from_numpy(dataset.rows.features[start:stop]))
     return out[torch.from_numpy(rows - first)]
-
-
-def lead_runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[int, list[tuple[int, int]]]:
-    """Return the first warm-up row of rising rows, and the gap-free runs from there to the last."""
-    first = max(int(rows[0]) - LEAD_ROWS, 0)
-    return first, runs(dataset, np.asarray([first, int(rows[-1])]))
 
 
 def validation_loss(

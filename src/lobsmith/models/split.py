@@ -14,6 +14,9 @@ from lobsmith.units import NS_PER_MS
 
 Rows = npt.NDArray[np.int64]
 
+LEAD_ROWS = 512
+"""Rows that warm the state before the first requested one."""
+
 
 @dataclass(frozen=True)
 class Split:
@@ -136,6 +139,12 @@ def runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> list[tuple[int, int]]
     breaks = np.flatnonzero((np.diff(segment) != 0) | (np.diff(complete.astype(np.int8)) != 0)) + 1
     edges = [0, *breaks.tolist(), stop - start]
     return [(start + a, start + b) for a, b in itertools.pairwise(edges) if complete[a]]
+
+
+def lead_runs(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[int, list[tuple[int, int]]]:
+    """Return the first warm-up row of rising rows, and the gap-free runs from there to the last."""
+    first = max(int(rows[0]) - LEAD_ROWS, 0)
+    return first, runs(dataset, np.asarray([first, int(rows[-1])]))
 
 
 def longest_run(dataset: Dataset, rows: npt.NDArray[np.int64]) -> tuple[int, int]:

@@ -186,7 +186,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Ten times as fast where PyYAML has libyaml; flows read the parameters every minute."""
 
 
-def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Params:
+def load_params(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Params:
     """Read `params.yaml`.
 
     Args:
@@ -197,7 +197,7 @@ def load_params(path: Path, overrides: Mapping[str, Any] | None = None) -> Param
         ParamsError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value is out of range.
     """
     try:
-        table = yaml.load(path.read_text(), _LOADER)  # noqa: S506 - it is a safe one
+        table = yaml.load(Path(path).read_text(), _LOADER)  # noqa: S506 - it is a safe one
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `lobsmith init` writes one, --root names a project") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

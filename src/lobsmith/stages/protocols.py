@@ -10,8 +10,7 @@ from lobsmith.compress.export import export_onnx
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import TrainingError
 from lobsmith.evaluation.results import Evaluation
-from lobsmith.features.dataset import Dataset, build_dataset, file_stem
-from lobsmith.market.readers import read_captures
+from lobsmith.features.dataset import Dataset, file_stem, read_dataset
 from lobsmith.market.venues.formats import group_by_instrument
 from lobsmith.models.networks.registry import architecture
 from lobsmith.models.split import Split, split, train_only, usable_rows
@@ -30,7 +29,7 @@ def read_datasets(files: Sequence[Path], params: Params) -> list[Dataset]:
     groups, failed = group_by_instrument(files)
     if failed:
         raise next(iter(failed.values()))
-    return [build_dataset(read_captures(paths), params) for paths in groups.values()]
+    return [read_dataset(paths, params) for paths in groups.values()]
 
 
 def within_sessions(

@@ -116,10 +116,8 @@ def replay(
         stream.reset()
         if start > begin:
             stream.prime(dataset.rows.slice(max(begin, start - _WARM_ROWS), start))
-        run = dataset.rows.slice(start, stop)
-        columns = run.time.tolist(), run.segment.tolist(), run.mid.tolist()
-        for row, raw, time_ns, segment, mid in zip(run.features, run.raw, *columns, strict=True):
-            count = answers.add(stream.step(row, raw, time_ns, segment, mid))
+        for row in dataset.rows.slice(start, stop):
+            count = answers.add(stream.step(row))
             if on_progress is not None and (count % _PROGRESS_ROWS == 0 or count == len(rows)):
                 on_progress(count, len(rows))
     latencies = np.array(answers.latencies_ns, np.int64)

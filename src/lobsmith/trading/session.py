@@ -2,15 +2,20 @@
 
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
+
+import numpy as np
 
 from lobsmith.errors import ParamsError, RequestError, ServingError
 from lobsmith.features.definitions import COUNT, definitions_sha256
-from lobsmith.features.stream import Rows
+from lobsmith.features.stream import Row, Rows
+from lobsmith.market.instrument import Instrument
 from lobsmith.monitoring.log.writer import Source
-from lobsmith.params import Params
+from lobsmith.params import Params, load_params
 from lobsmith.trading.client.ab import AbClient
-from lobsmith.trading.client.stream import Client, Float32, Prediction, StreamClient
+from lobsmith.trading.client.stream import Client, Prediction, StreamClient
 from lobsmith.trading.guard.effective_mode import Abstain
 from lobsmith.trading.guard.guard import Guard
 from lobsmith.trading.guard.guarded_client import GatedPrediction, GuardedClient, UnguardedClient
@@ -24,6 +29,8 @@ from lobsmith.workspace import Workspace
 
 class Stream:
     """A stream of one instrument: see `open_stream`. Not thread-safe.
+
+    The first row of another segment, after a gap in the feed, starts from a cold state.
 
     Attributes:
         client: without guard and recorder.
@@ -52,6 +59,7 @@ class Stream:
         self._gated = gated
         self._instruments = instruments
         self._backpressure = backpressure
+        self._segment: int | None = None
         self._closed = self._failed = False
         self._parts = ExitStack()
         self._parts.callback(transport.close)
@@ -60,23 +68,21 @@ class Stream:
         if guard is not None:
             self._parts.callback(guard.close)
 
-    def step(self, row: Float32, raw: Float32, time_ns: int, segment: int, mid: int) -> GatedPrediction:
+    def step(self, row: Row) -> GatedPrediction:
         """Predict the next row; record row and prediction.
 
-        Args:
-            row: float32 [F], normalised.
-            raw: float32 [F], the same in natural units.
-            time_ns: local receive time, UTC.
-            segment: number of the gap-free segment.
-            mid: twice the mid, ticks.
+        Returns:
+            `prediction.probabilities`, float32 [H, 3]: P(down), P(unchanged), P(up) of the mid after each horizon; what
+            may be acted on, by horizon, and why not. Server failures are a reason in the prediction.
 
         Raises:
-            RequestError: the stream is closed, or wrong shape or type. Server failures are a reason in the prediction.
+            RequestError: the stream is closed, or wrong shape or type.
         """
         self._check_open()
-        gated = self._check_instrument(self._gated.step(row, raw, time_ns))
+        self._enter(row.segment)
+        gated = self._check_instrument(self._gated.step(row.features, row.raw, row.time_ns))
         if self.recorder is not None:
-            self.recorder.record(time_ns, segment, mid, row, gated.prediction, raw)
+            self.recorder.record(row.time_ns, row.segment, row.mid, row.features, gated.prediction, row.raw)
         if self._backpressure:
             self._wait()
         return gated
@@ -88,13 +94,23 @@ class Stream:
             RequestError: see `step`.
         """
         self._check_open()
-        gated = list(map(self._check_instrument, self._gated.ask(rows.features, rows.raw, rows.time)))
-        if self.recorder is not None:
-            columns = rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, rows.raw
-            for answer, time_ns, segment, mid, row, raw in zip(gated, *columns, strict=True):
-                self.recorder.record(time_ns, segment, mid, row, answer.prediction, raw)
+        answered: list[GatedPrediction] = []
+        breaks = (np.flatnonzero(np.diff(rows.segment)) + 1).tolist()
+        for start, stop in pairwise([0, *breaks, len(rows)]):
+            answered += self._ask(rows.slice(start, stop))
         if self._backpressure:
             self._wait()
+        return answered
+
+    def _ask(self, rows: Rows) -> list[GatedPrediction]:
+        """Predict and record rows of one segment."""
+        if not len(rows):
+            return []
+        self._enter(int(rows.segment[0]))
+        gated = list(map(self._check_instrument, self._gated.ask(rows.features, rows.raw, rows.time)))
+        if self.recorder is not None:
+            for answer, row in zip(gated, rows, strict=True):
+                self.recorder.record(row.time_ns, row.segment, row.mid, row.features, answer.prediction, row.raw)
         return gated
 
     @property
@@ -103,16 +119,17 @@ class Stream:
         return self._instruments.fault
 
     def prime(self, rows: Rows) -> None:
-        """Feed rows that precede the first predicted one.
+        """Feed rows of one segment that precede the first predicted one.
 
         Raises:
             RequestError: see `step`.
         """
         self._check_open()
+        if len(rows):
+            self._enter(int(rows.segment[0]))
         if self.recorder is not None:
-            columns = zip(rows.time.tolist(), rows.segment.tolist(), rows.mid.tolist(), rows.features, strict=True)
-            for time_ns, segment, mid, row in columns:
-                self.recorder.prime(time_ns, segment, mid, row)
+            for row in rows:
+                self.recorder.prime(row.time_ns, row.segment, row.mid, row.features)
                 if self._backpressure:
                     self.recorder.throttle()
         self._gated.predict(rows.features, rows.raw, rows.time)
@@ -120,7 +137,8 @@ class Stream:
             self._wait()
 
     def reset(self) -> None:
-        """Reset client and recorder: see `Client.reset`."""
+        """Start from a cold state with the next row, whatever its segment."""
+        self._segment = None
         self._gated.reset()
         if self.recorder is not None:
             self.recorder.reset()
@@ -146,6 +164,12 @@ class Stream:
         # An interrupt ends a client normally.
         self.close(failed=isinstance(error, Exception))
 
+    def _enter(self, segment: int) -> None:
+        if segment != self._segment:
+            if self._segment is not None:
+                self.reset()
+            self._segment = segment
+
     def _check_instrument(self, gated: GatedPrediction) -> GatedPrediction:
         prediction = gated.prediction
         fault = self._instruments.check(prediction.model, prediction.version)
@@ -169,48 +193,51 @@ class Stream:
 
 
 def open_stream(
-    workspace: Workspace,
-    params: Params,
-    instrument: str,
+    instrument: Instrument | str,
     *,
+    root: Workspace | Path | str | None = None,
+    params: Params | None = None,
     model: str | None = None,
     transport: str = "grpc",
     url: str | None = None,
     guard: bool = True,
     modes: str | None = None,
     ab: bool = False,
-    record: Source | None = Source.LIVE,
+    record: str | None = Source.LIVE,
     backpressure: bool = False,
     allow_other_instrument: bool = False,
 ) -> Stream:
     """Open a stream of rows to the served model.
 
-        with open_stream(workspace, params, "binance-usdm:BTCUSDT") as stream:
-            for row, raw, time_ns, segment, mid in rows:
-                gated = stream.step(row, raw, time_ns, segment, mid)
-                if gated.actionable[horizon]:
-                    trade(gated.prediction)
+        with open_stream("binance-usdm:BTCUSDT") as stream:
+            for row in FeatureStream.read("session.gz"):
+                gated = stream.step(row)
+                if gated.actionable[0]:  # at the first horizon
+                    trade(gated.prediction.probabilities[0])
 
     Args:
-        workspace: of server, mode and prediction log.
-        params: that the model was trained with.
-        instrument: `venue:symbol`.
+        instrument: of the rows, `venue:symbol`.
+        root: the project's folder, of server, mode and prediction log: see `Workspace.find`.
+        params: that the model was trained with, instead of the project's.
         model: instead of `model.name`.
-        transport: grpc, http or inprocess.
-        url: HOST:PORT of a server outside the workspace.
+        transport: grpc, http, or inprocess, which needs no server.
+        url: HOST:PORT of a server outside the project.
         guard: gate predictions by the mode and by these rows' drift score.
         modes: URL of another machine's modes, `http://HOST:PORT/modes`.
         ab: the candidate answers `shadow.share` of the blocks of time.
-        record: source of the rows in the prediction log; None records nothing.
+        record: source of the rows in the prediction log: live, replay or demo; None records nothing.
         backpressure: for replays: each step waits for guard and recorder.
         allow_other_instrument: open although the active version was not trained on the instrument. Predictions of such
             a version, now or later, are logged and not actionable: `Abstain.OTHER_INSTRUMENT`.
 
     Raises:
         UntrainedInstrumentError: the active version was trained on other instruments only.
-        ParamsError: `ab` without a share, or no such transport.
+        ParamsError: no project, its parameters are wrong, `ab` without a share, or no such transport or source.
         ServingError: no server answers, it has no such model or one of other features, or `modes` is no such URL.
     """
+    workspace, instrument = Workspace.find(root), str(instrument)
+    params = params or load_params(workspace.params)
+    source = _source(record)
     name = model or params.model.name
     if ab and not params.shadow.share:
         raise ParamsError("shadow.share is 0: the candidate would answer nothing; pass --set shadow.share=0.5")
@@ -221,11 +248,7 @@ def open_stream(
         opened.callback(connection.close)
         served = connection.describe(name).definitions_sha256
         instruments = TrainedInstruments(workspace, connection, name, instrument, remote=url is not None)
-        if served != definitions:
-            raise ServingError(
-                f"{name}: the served model was made for other features or labels (definitions {served[:12]}) than "
-                f"params.yaml describes ({definitions[:12]}); use the parameters it was trained with"
-            )
+        check_definitions(name, served, definitions)
         active = max(connection.versions(name), default=None)
         if active is not None and not allow_other_instrument:
             instruments.require(active)
@@ -252,13 +275,13 @@ def open_stream(
         else:
             gated = UnguardedClient(client, horizons=horizons)
         recorder = None
-        if record is not None:
+        if source is not None:
             recorder = Recorder(
                 workspace,
                 params,
                 model=name,
                 instrument=instrument,
-                source=record,
+                source=source,
                 transport=transport,
                 url=url,
                 backpressure=backpressure,
@@ -274,6 +297,26 @@ def open_stream(
         definitions=definitions,
         backpressure=backpressure,
     )
+
+
+def check_definitions(model: str, served: str, described: str) -> None:
+    """Check that a model reads the features, and predicts the labels, of the parameters.
+
+    Raises:
+        ServingError: the hashes differ.
+    """
+    if served != described:
+        raise ServingError(
+            f"{model}: the served model was made for other features or labels (definitions {served[:12]}) than "
+            f"params.yaml describes ({described[:12]}); use the parameters it was trained with"
+        )
+
+
+def _source(record: str | None) -> Source | None:
+    try:
+        return None if record is None else Source(record)
+    except ValueError:
+        raise ParamsError(f"record={record!r}: no such source; there are {', '.join(Source)}, and None") from None
 
 
 def open_guard(

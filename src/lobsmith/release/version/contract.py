@@ -22,7 +22,7 @@ All are float32. T is 1 for a live row and at most `MAX_ROWS` for catching up.
 from msgspec import Struct
 
 from lobsmith.features.definitions import COUNT as FEATURE_COUNT
-from lobsmith.features.definitions import definitions_sha256
+from lobsmith.features.definitions import DIRECTIONS, definitions_sha256
 from lobsmith.params import Params
 
 FEATURES = "features"
@@ -35,7 +35,7 @@ ROWS = "rows"
 SCORE = "score"
 CONTRIBUTIONS = "contributions"
 
-CLASSES = ("down", "unchanged", "up")
+CLASSES = DIRECTIONS
 OUTLOOKS = ("significant", "bid_withdrawal", "ask_withdrawal", "move_bps", "volatility_bps")
 """P(significant move), P(withdrawal of bids), P(of asks); expected move and realised volatility, bps."""
 MAX_ROWS = 256

@@ -154,9 +154,9 @@ def run_live(
 def _open(workspace: Workspace, params: Params, instrument: str, options: LiveOptions) -> Stream:
     try:
         return open_stream(
-            workspace,
-            params,
             instrument,
+            root=workspace,
+            params=params,
             model=options.model,
             transport=options.transport,
             url=options.url,

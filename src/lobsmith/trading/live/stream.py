@@ -116,7 +116,6 @@ class LiveStream:
         self._feed = LiveFeed(str(instrument), instrument, params.data.screen)
         self._features = FeatureStream(instrument, params.features)
         self._stream: Stream | None = None
-        self._segment = -1
         self._version: int | None = None
         self._retry_s = 0.0
         self._give_up_s: float | None = None
@@ -201,19 +200,13 @@ class LiveStream:
             if self._stream is None:
                 self.counts.unasked += int(np.count_nonzero(complete))
         if self._stream is not None:
-            breaks = np.flatnonzero(np.diff(rows.segment) | np.diff(complete.astype(np.int8))) + 1
-            edges = [0, *breaks.tolist(), len(rows)]
-            for start, stop in pairwise(edges):
+            breaks = np.flatnonzero(np.diff(complete.astype(np.int8))) + 1
+            for start, stop in pairwise([0, *breaks.tolist(), len(rows)]):
                 if complete[start]:
                     self._ask(self._stream, rows.slice(start, stop))
-                else:
-                    self._segment = -1
 
     def _ask(self, stream: Stream, run: Rows) -> None:
-        """Predict complete rows of one segment."""
-        if run.segment[0] != self._segment:
-            stream.reset()
-            self._segment = int(run.segment[0])
+        """Predict complete rows."""
         for start in range(0, len(run), MAX_ROWS):
             rows = run.slice(start, start + MAX_ROWS)
             gated = stream.ask(rows)
@@ -253,7 +246,6 @@ class LiveStream:
             self._wait(StreamPhase.WAITING, str(error))
         else:
             self.state, self.detail = StreamPhase.ANSWERING, ""
-            self._segment = -1
         self._retry_s = time.monotonic() + _RETRY_S
 
     def _wait(self, state: StreamPhase, reason: str) -> None:
