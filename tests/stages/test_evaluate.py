@@ -7,13 +7,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from lobsmith.evaluation.results import EVALUATION, Evaluation
+from lobsmith.evaluation.results import EVALUATION, REPORT, Evaluation
 from lobsmith.evaluation.walk_forward import folds, regime_names, walk_forward
 from lobsmith.features.dataset import DATASET, Dataset
 from lobsmith.models.train import train
 from lobsmith.models.training_data import parts_of
 from lobsmith.stages.compress import compress
-from lobsmith.stages.evaluate import CALIBRATION, HISTORY, REPORT, evaluate
+from lobsmith.stages.evaluate import CALIBRATION, HISTORY, evaluate
 from lobsmith.stages.features import build_features
 from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.stages.train import train_stage

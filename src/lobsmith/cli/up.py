@@ -155,12 +155,15 @@ def _check_live(context: click.Context, workspace: Workspace, arguments: tuple[s
 def _attached(workspace: Workspace, catalogue: "Catalogue", speed: float, as_json: bool) -> None:
     from lobsmith.services.supervisor import supervise
 
-    display: Display = JsonLines() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
+    display: Display = (
+        JsonLines() if as_json else Lines(catalogue.page) if not results.is_terminal else LiveTable(workspace)
+    )
     with display:
         supervise(
             workspace,
             catalogue.services,
             catalogue.prefect_api,
+            catalogue.page,
             speed=speed,
             on_change=display.change,
             on_tick=display.tick,
