@@ -52,13 +52,19 @@ def report_path(workspace: Workspace, path: Path) -> str:
 
 def linked(workspace: Workspace, title: str, path: Path) -> str:
     """Return a report as Markdown: a link while a server runs, else its file."""
+    page = landing_page(workspace)
+    if page is None or not path.is_relative_to(workspace.home):
+        return f"{title}: `{path}`"
+    return f"[{title}]({page}{report_path(workspace, path)})"
+
+
+def landing_page(workspace: Workspace) -> str | None:
+    """Return the address of the landing page; None without a server."""
     try:
         endpoint = read_endpoint(workspace)
     except ServingError:
-        endpoint = None
-    if endpoint is None:
-        return f"{title}: `{path}`"
-    return f"[{title}]({endpoint.page_url}{report_path(workspace, path)})"
+        return None
+    return None if endpoint is None else endpoint.page_url
 
 
 def answer_report(workspace: Workspace, path: str) -> Answer | None:

@@ -120,7 +120,7 @@ class HistoryLine(Struct, frozen=True, kw_only=True):
 
 
 class ReportLine(Struct, frozen=True, kw_only=True):
-    """The newest report of a kind; without a path `summary` says what will write it."""
+    """The newest report of a kind, written at `time_ns` of the machine; without one `summary` says what writes it."""
 
     kind: str
     summary: str
@@ -150,7 +150,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     """The page at one time.
 
     Attributes:
-        now_ns: workspace's time, UTC; that of all times but those of `next_runs`.
+        now_ns: workspace's time, UTC; that of all times but those of `reports` and `next_runs`.
         machine_ns: machine's time, UTC.
         headline: the answer in one sentence.
     """

@@ -1,6 +1,7 @@
 """The landing page as HTML: complete without scripts, which only fetch it again and swap the parts that changed."""
 
-import secrets
+import base64
+import hashlib
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from lobsmith.evaluation.report import formatting
-from lobsmith.evaluation.report.page import render
+from lobsmith.evaluation.report.page import render, shared_style
 from lobsmith.services.landing.content import Snapshot, Trouble
 from lobsmith.services.landing.headline import span
 from lobsmith.units import NS_PER_S
@@ -41,24 +42,23 @@ def render_landing(snapshot: Snapshot) -> Rendered:
         """Return the age of a time of the workspace; its UTC on hover."""
         return _time(time_ns, time_ns - snapshot.now_ns)
 
-    def ahead(time_ns: int) -> Markup:
-        """Return how far a time of the machine is ahead."""
+    def by_machine(time_ns: int) -> Markup:
+        """Return how far a time of the machine is ahead or past."""
         return _time(time_ns, time_ns - snapshot.machine_ns)
 
-    nonce = secrets.token_urlsafe(16)
+    own_style, script = _text("landing.css"), _text("landing.js")
     html = render(
         _PACKAGE,
         "landing.html.jinja",
-        (formatting.percent, formatting.number, formatting.count, formatting.horizon, ago, ahead, trouble),
+        (formatting.percent, formatting.number, formatting.count, formatting.horizon, ago, by_machine, trouble),
         s=snapshot,
         titles=_SECTIONS,
-        nonce=nonce,
-        own_style=_text("landing.css"),
-        script=_text("landing.js"),
+        own_style=own_style,
+        script=script,
     )
     policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; style-src {_hash(shared_style() + own_style)}; script-src {_hash(script)}; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
     return Rendered(html, policy)
 
@@ -81,3 +81,7 @@ def _time(time_ns: int, ahead_ns: int) -> Markup:
 
 def _text(name: str) -> Markup:
     return Markup(files(_PACKAGE).joinpath(name).read_text(encoding="utf-8"))  # noqa: S704 - ours
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import msgspec
 
-from lobsmith import clock
 from lobsmith.drift.verdict import Finding
 from lobsmith.evaluation.report.formatting import decision
 from lobsmith.evaluation.results import EVALUATION, REPORT, Evaluation
@@ -56,17 +55,11 @@ def _drift(workspace: Workspace, model: str) -> ReportLine:
     found = "; ".join(f"{name}: {finding.value}" for name, finding in findings)
     tones = [_FINDING_TONES[finding] for _, finding in findings if finding in _FINDING_TONES]
     tone = Tone.WRONG if Tone.WRONG in tones else Tone.MISSING if tones else Tone.GOOD
-    return ReportLine(
-        kind=kind,
-        summary=f"{newest.instrument}: {found}",
-        tone=tone,
-        path=report_path(workspace, folder / newest.folder / history.PAGE),
-        time_ns=newest.looked_ns,
-    )
+    return _line(workspace, kind, f"{newest.instrument}: {found}", folder / newest.folder / history.PAGE, tone)
 
 
 def _shadow(workspace: Workspace, model: str) -> ReportLine:
-    folder, kind = workspace.home / "reports", f"shadow of {model}"
+    folder, kind = workspace.reports, f"shadow of {model}"
     page = _newest([*folder.glob(f"*-{model}-*.html"), *folder.glob(f"*-{candidate_model(model)}-*.html")])
     if page is None:
         missing = "none yet: the shadow flow compares a candidate once live rows were put to both"
@@ -90,7 +83,7 @@ def _data_docs(workspace: Workspace) -> list[ReportLine]:
 
 
 def _line(workspace: Workspace, kind: str, summary: str, page: Path, tone: Tone | None) -> ReportLine:
-    written_ns = clock.from_wall(page.stat().st_mtime_ns)
+    written_ns = page.stat().st_mtime_ns
     return ReportLine(kind=kind, summary=summary, tone=tone, path=report_path(workspace, page), time_ns=written_ns)
 
 
