@@ -3,7 +3,9 @@
 import http.client
 import json
 import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -25,16 +27,29 @@ WIDTHS = (1400, 420)
 SIDEWAYS = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
 
 
-@pytest.fixture
-def filled(tmp_path: Path) -> Workspace:
-    return landed.filled(tmp_path)[0]
-
-
-@pytest.fixture
-def serving(filled: Workspace) -> Iterator[ServingParams]:
+@contextmanager
+def served(workspace: Workspace) -> Iterator[ServingParams]:
     params = with_free_ports(toy.params()).serving
-    with landing_pages(filled) as pages, mode_page(filled, params, pages):
+    with landing_pages(workspace) as pages, mode_page(workspace, params, pages):
         yield params
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace that no test changes."""
+    return landed.filled(tmp_path_factory.mktemp("landing"))[0]
+
+
+@pytest.fixture(scope="module")
+def serving(template: Workspace) -> Iterator[ServingParams]:
+    with served(template) as params:
+        yield params
+
+
+@pytest.fixture
+def filled(template: Workspace, tmp_path: Path) -> Workspace:
+    shutil.copytree(template.root, tmp_path, dirs_exist_ok=True)
+    return Workspace(tmp_path)
 
 
 def ask(
@@ -53,10 +68,15 @@ def ask(
 
 
 def children() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "lobsmith.services.landing" in child.cmdline()]
+    found = []
+    for child in psutil.Process().children():
+        # One that has just ended has no command line.
+        with suppress(psutil.Error):
+            found += [child] if "lobsmith.services.landing" in child.cmdline() else []
+    return found
 
 
-def test_the_page_the_document_and_a_report(filled: Workspace, serving: ServingParams) -> None:
+def test_the_page_the_document_and_a_report(serving: ServingParams) -> None:
     status, body, headers = ask(serving, "/")
     assert (status, headers["Content-Type"], headers["Cache-Control"]) == (200, "text/html; charset=utf-8", "no-store")
     assert "default-src 'none'" in headers["Content-Security-Policy"]
@@ -72,9 +92,9 @@ def test_the_page_the_document_and_a_report(filled: Workspace, serving: ServingP
     assert ask(serving, "/", "POST")[0] == 501
 
 
-def test_modes_are_as_without_the_page(filled: Workspace, serving: ServingParams) -> None:
+def test_modes_are_as_without_the_page(template: Workspace, serving: ServingParams) -> None:
     status, body, headers = ask(serving, "/modes/toy")
-    assert (status, body) == (200, state_path(filled, "toy").read_bytes())
+    assert (status, body) == (200, state_path(template, "toy").read_bytes())
     assert sorted(headers) == ["Cache-Control", "Content-Length", "Content-Type", "Date", "Server"]
     # A client of another name may read the modes, as ever.
     assert ask(serving, "/modes/toy", Host="desk.example")[0] == 200
@@ -92,28 +112,30 @@ def test_a_site_whose_name_leads_here_reads_nothing(serving: ServingParams, host
     assert ask(serving, path, Host=host)[0] == 403
 
 
-def test_a_page_that_cannot_be_made_leaves_the_modes_alone(filled: Workspace, serving: ServingParams) -> None:
+def test_a_page_that_cannot_be_made_leaves_the_modes_alone(filled: Workspace) -> None:
     (filled.root / "params.yaml").write_text("serving: 5\n")
-    status, body, headers = ask(serving, "/")
-    assert (status, len(body.splitlines()), headers["Refresh"]) == (503, 1, "3")
-    assert ask(serving, "/modes/toy")[0] == 200
+    with served(filled) as serving:
+        status, body, headers = ask(serving, "/")
+        assert (status, len(body.splitlines()), headers["Refresh"]) == (503, 1, "3")
+        assert ask(serving, "/modes/toy")[0] == 200
 
 
 def test_a_child_that_was_killed_is_started_again_and_none_is_left(filled: Workspace) -> None:
-    serving = with_free_ports(toy.params()).serving
-    with landing_pages(filled) as pages, mode_page(filled, serving, pages):
+    with served(filled) as serving:
         assert ask(serving, "/")[0] == 200
-        [child] = children()
+        before = children()
+        child = max(before, key=psutil.Process.create_time)
         child.kill()
-        eventually(lambda: ask(serving, "/")[0] == 200 and children() not in ([], [child]))
-    assert children() == []
+        eventually(lambda: ask(serving, "/")[0] == 200 and set(children()) - set(before))
+        started = set(children()) - set(before)
+    assert [child for child in started if child.is_running()] == []
 
 
 @pytest.mark.slow
 @pytest.mark.integration
-def test_a_browser_shows_all_and_follows_a_promotion_and_a_mode(filled: Workspace, serving: ServingParams) -> None:
-    url = f"http://127.0.0.1:{serving.modes_port}/"
-    with browser() as page:
+def test_a_browser_shows_all_and_follows_a_promotion_and_a_mode(filled: Workspace) -> None:
+    with served(filled) as serving, browser() as page:
+        url = f"http://127.0.0.1:{serving.modes_port}/"
         for width in WIDTHS:
             page.open(url, width=width, dark=width == WIDTHS[0])
             page.wait_until_idle()
