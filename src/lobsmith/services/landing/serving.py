@@ -162,7 +162,7 @@ def _mode_detail(published: PublishedMode, version: int, stale_s: float, now_ns:
         tone = Tone.WRONG
     else:
         tone = Tone.GOOD if published.mode is Mode.NORMAL else Tone.MISSING
-    held = "set by hand until lobsmith mode set auto" if published.held else ""
+    held = "set by hand until lobsmith mode auto" if published.held else ""
     stale = ""
     if not published.looked_ns:
         stale = "no drift check yet: clients act as in conservative mode"
