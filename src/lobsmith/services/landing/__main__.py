@@ -17,16 +17,12 @@ from lobsmith.services.landing.pages import IDLE_S, Built
 from lobsmith.services.landing.snapshot import Reader
 from lobsmith.workspace import Workspace
 
-_NICENESS = 5
-
 
 def main(root: str) -> None:
     """Answer until the input ends."""
     # What a library prints must not get between the answers.
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    # Answers to trading clients come first.
-    os.nice(_NICENESS)
     workspace = Workspace.open(Path(root))
     reader = Reader(workspace)
     while select.select([sys.stdin], [], [], IDLE_S)[0] and sys.stdin.readline():
