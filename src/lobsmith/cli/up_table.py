@@ -114,7 +114,7 @@ def pages_line(run: Run) -> str:
     ready = [service for service in run.services if service.page and service.state in (Phase.READY, Phase.ELSEWHERE)]
     pages = [f"{service.address} ({service.name})" for service in ready]
     if run.page and any(service.name == "triton" and service.state is Phase.READY for service in run.services):
-        pages.insert(0, f"{run.page} (all of it)")
+        pages.insert(0, f"{run.page} (what serves)")
     return f"open {', '.join(pages)}" if pages else "no page is ready; see `lobsmith logs`"
 
 
