@@ -34,7 +34,7 @@ from lobsmith.monitoring.state import State, StateName, alert_connections, conne
 from lobsmith.online.evidence import ROLL_BACK, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.pipelines.reconcile import follow_the_registry
-from lobsmith.pipelines.shadow import as_markdown
+from lobsmith.pipelines.shadow import as_markdown, landing_link
 from lobsmith.progress import console, stage
 from lobsmith.release.context import Release
 from lobsmith.release.repository.repository import Repository
@@ -175,7 +175,9 @@ def watch(workspace: Workspace, params: Params, sources: Sources) -> Monitored:
     verdict, fallback = (evaluation.verdict, evaluation.fallback) if evaluation else (None, None)
     rolled_back = None
     if verdict is not None:
-        create_markdown_artifact(key="monitor", markdown=as_markdown(verdict), description=f"{model} {version}")
+        create_markdown_artifact(
+            key="monitor", markdown=as_markdown(verdict, landing_link(workspace)), description=f"{model} {version}"
+        )
         if verdict.decision == ROLL_BACK and fallback is not None:
             try:
                 rolled_back = roll_back(workspace, params, version, fallback, verdict)
@@ -287,7 +289,7 @@ def report(workspace: Workspace, params: Params, stream: StreamCheck, active: Ma
             note(f"no report of this check: {error}")
             return None
         create_markdown_artifact(
-            key="drift", markdown=reported.as_markdown(), description=f"{active.model} {active.version}"
+            key="drift", markdown=reported.as_markdown(workspace), description=f"{active.model} {active.version}"
         )
         failure = link_to_run(workspace, reported, stream.check, active.mlflow_run_id)
         note("; ".join(filter(None, (reported.headline, str(reported.page), failure))))

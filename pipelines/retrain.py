@@ -18,7 +18,7 @@ from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.drift import NULL, REFERENCE, SCORE
 from lobsmith.errors import DataError, LeaseError, ThinWindowError
-from lobsmith.evaluation.results import EVALUATION, Evaluation
+from lobsmith.evaluation.results import EVALUATION, REPORT, Evaluation
 from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.files import sha256_file
 from lobsmith.gates.compression import Compressed
@@ -46,7 +46,7 @@ from lobsmith.serving.running_server import running_server
 from lobsmith.serving.triton.control import connect
 from lobsmith.stages.captured import LIVE, captured_feed
 from lobsmith.stages.compress import SUMMARY, compress
-from lobsmith.stages.evaluate import REPORT, evaluate
+from lobsmith.stages.evaluate import evaluate
 from lobsmith.stages.features import build_features, validate_features
 from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.stages.reference import describe_window, measure_null

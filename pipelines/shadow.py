@@ -10,18 +10,20 @@ from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 
 from lobsmith import clock
-from lobsmith.errors import VersionGoneError
+from lobsmith.errors import DataError, VersionGoneError
 from lobsmith.monitoring.drift.gates import evaluate_period
 from lobsmith.monitoring.live_evaluation import LIVE, Sources, evaluate_candidate
+from lobsmith.monitoring.shadow_page import shadow_path, write_shadow
 from lobsmith.monitoring.waiting import Uncompared, uncompared
 from lobsmith.online.evidence import PROMOTE, REJECT, LiveVerdict
 from lobsmith.params import Params, load_params
 from lobsmith.pipelines.reconcile import follow_and_build
-from lobsmith.progress import stage
+from lobsmith.progress import console, stage
 from lobsmith.release.reconcile.shadow_pair import VersionPair, apply_decision, pair_of, promote_on_gates
 from lobsmith.release.registry.aliases import SHADOW, tag
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import candidate_model
+from lobsmith.serving.report_files import landing_page, linked
 from lobsmith.workspace import Workspace
 
 NO_ROW = "no row was put to both yet"
@@ -48,7 +50,7 @@ def find_pair(workspace: Workspace, model: str) -> VersionPair | str:
 
 @task(name="judge the candidate")
 def evaluate(workspace: Workspace, params: Params, pair: VersionPair, sources: Sources) -> LiveVerdict | None:
-    """Compare both versions on rows since the candidate was published."""
+    """Compare both versions on rows since the candidate was published, and write the page of the comparison."""
     with stage("judge the candidate") as note:
         if not pair.candidate.shares_a_market_with(pair.active):
             note("it shares no instrument with the active version")
@@ -63,7 +65,16 @@ def evaluate(workspace: Workspace, params: Params, pair: VersionPair, sources: S
             sources=sources,
         )
         note(NO_ROW if evaluation is None else f"{evaluation.verdict.decision}: {evaluation.verdict.reason}")
-    return None if evaluation is None else evaluation.verdict
+    if evaluation is None:
+        return None
+    if evaluation.compared is not None:
+        evaluated = pair.candidate.model, pair.candidate.version
+        try:
+            write_shadow(workspace.reports, evaluated, evaluation.verdict, evaluation.compared, params.paired)
+        except DataError as error:
+            # The decision does not wait for its page.
+            console.print(str(error), markup=False)
+    return evaluation.verdict
 
 
 @task(name="check drift since the candidate's training window")
@@ -91,15 +102,24 @@ def act(workspace: Workspace, params: Params, pair: VersionPair, verdict: LiveVe
     """Tag the registered version with the verdict and move the aliases; False where these have changed meanwhile."""
     model, challenger = params.model.name, pair.challenger.version
     tag(workspace, model, challenger, {SHADOW: msgspec.json.encode(verdict.as_verdict()).decode()})
-    create_markdown_artifact(key="shadow", markdown=as_markdown(verdict), description=f"registry:{challenger}")
+    path = shadow_path(workspace.reports, verdict, pair.candidate.model, pair.candidate.version)
+    links = (linked(workspace, "Page", path) if path.is_file() else "", landing_link(workspace))
+    create_markdown_artifact(key="shadow", markdown=as_markdown(verdict, *links), description=f"registry:{challenger}")
     return apply_decision(workspace, params, model, pair, verdict)
 
 
-def as_markdown(verdict: LiveVerdict) -> str:
-    """Return a verdict as a page for Prefect."""
+def landing_link(workspace: Workspace) -> str:
+    """Return a link to the landing page as Markdown; empty where nothing serves it."""
+    page = landing_page(workspace)
+    return "" if page is None else f"[What serves now]({page})"
+
+
+def as_markdown(verdict: LiveVerdict, *links: str) -> str:
+    """Return a verdict as a page for Prefect, with links as Markdown."""
     table = msgspec.to_builtins(verdict)
     rows = "\n".join(f"| {name} | {value} |" for name, value in table.items())
-    return f"# {verdict.gate}: {verdict.decision}\n\n{verdict.reason}\n\n| | |\n|---|---|\n{rows}\n"
+    more = ", ".join(filter(None, links))
+    return f"# {verdict.gate}: {verdict.decision}\n\n{verdict.reason}\n\n{more}\n\n| | |\n|---|---|\n{rows}\n"
 
 
 def evaluate_and_act(

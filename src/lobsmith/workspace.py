@@ -158,6 +158,11 @@ class Workspace:
         return self.home / "keys"
 
     @property
+    def reports(self) -> Path:
+        """Pages of `lobsmith report` and of shadow evaluations."""
+        return self.home / "reports"
+
+    @property
     def runs(self) -> Path:
         """Intermediate files, a folder per run of the retrain flow."""
         return self.home / "runs"

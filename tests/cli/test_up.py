@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 from rich.console import Console
 
 from lobsmith.cli.main import cli
@@ -143,7 +144,7 @@ def test_the_table_shows_what_runs_where_and_what_does_not_and_why(root: Path) -
         ServiceState(name="mlflow", state=Phase.READY, pid=os.getpid(), restarts=2, **pages),
         ServiceState(name="triton", state=Phase.MISSING, why="Triton is not installed [here]"),
     )
-    run = Run(process=Process.this(), started_ns=0, prefect_api="", services=services)
+    run = Run(process=Process.this(), started_ns=0, prefect_api="", page="http://127.0.0.1:8003", services=services)
     due = datetime.now(UTC) + timedelta(minutes=10, seconds=30)
     overview = Overview(
         models=(InService(model="lob", version=7, mode="normal", reason="calm"),),
@@ -155,12 +156,16 @@ def test_the_table_shows_what_runs_where_and_what_does_not_and_why(root: Path) -
     console = Console(width=160, file=StringIO())
     console.print(table_of(run, Memory(), overview))
     text = console.file.getvalue()
+    assert text.splitlines()[0].strip() == "open http://127.0.0.1:8003"
     assert "http://127.0.0.1:5000" in text
     assert "MiB" in text
     assert "missing: Triton is not installed [here]" in text
     assert "lob 7: normal: calm" in text
     assert "next     drift/drift in 10 min (last run Crashed), retrain/every-six-hours not scheduled" in text
     assert pages_line(run) == "open http://127.0.0.1:5000 (mlflow)"
+    # The landing page opens while `lobsmith serve` runs.
+    serves = ServiceState(name="triton", state=Phase.READY)
+    assert pages_line(replace(run, services=(serves,))) == "open http://127.0.0.1:8003 (what serves)"
     assert line_of(services[0]) == f"mlflow    ready http://127.0.0.1:5000 (process {os.getpid()})"
 
 

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc
@@ -234,7 +235,9 @@ def serve_in_a_process(workspace: Workspace, params: Params) -> subprocess.Popen
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_end_of_serve_is_the_end_of_triton(workspace: Workspace, params: Params, number: int) -> None:
     process = serve_in_a_process(workspace, params)
-    triton = connect(workspace).endpoint.triton_pid
+    endpoint = connect(workspace).endpoint
+    triton = endpoint.triton_pid
+    assert "READY" in httpx.get(endpoint.page_url, timeout=60).text
     process.send_signal(number)
     code = process.wait(timeout=90)
     eventually(lambda: not alive(triton))

@@ -21,6 +21,7 @@ from lobsmith.monitoring.live_evaluation import LIVE
 from lobsmith.monitoring.log.sessions import Announced, sessions_folder
 from lobsmith.monitoring.log.writer import Ending, LogWriter, Role, Source, log_path
 from lobsmith.monitoring.mode.store import changes, read_mode
+from lobsmith.monitoring.shadow_page import shadow_path
 from lobsmith.monitoring.waiting import note_refusal
 from lobsmith.online.evidence import ROLL_BACK
 from lobsmith.params import load_params
@@ -134,6 +135,8 @@ def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, deci
     before = Repository.of(workspace).active("toy")
     result = shadow(workspace)
     assert (result.decision, result.verdict.rows) == (decision, ROWS)
+    page = shadow_path(workspace.reports, result.verdict, DEPLOYMENT, manifest.version)
+    assert f">{decision}</p>" in page.read_text()
     now, repository = alias_targets(workspace, "toy"), Repository.of(workspace)
     tags = registered(workspace, "toy", challenger.version).tags
     assert f'"decision":"{decision}"' in tags[SHADOW]

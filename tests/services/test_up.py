@@ -104,7 +104,9 @@ def test_everything_runs_comes_back_and_goes(project: Project) -> None:
     assert [(service.name, service.state) for service in run.services] == [
         (name, Phase.READY) for name in ("prefect", "mlflow", "triton", "flows", "evidently", "live")
     ]
-    pages = {service.name: service.address for service in run.services if service.page}
+    pages = {"what serves": run.page}
+    pages |= {service.name: service.address for service in run.services if service.page}
+    assert completed.stdout.splitlines()[0] == f"open {run.page}"
     assert completed.stdout.splitlines()[-1] == "open " + ", ".join(f"{url} ({name})" for name, url in pages.items())
     for url in pages.values():
         assert "<html" in httpx.get(url, follow_redirects=True, timeout=60).text.lower()

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from lobsmith.evaluation.baselines import load_baselines, predict_baselines, train_baselines
-from lobsmith.evaluation.results import EVALUATION, Evaluation
+from lobsmith.evaluation.results import EVALUATION, REPORT, Evaluation
 from lobsmith.evaluation.walk_forward import folds, regime_names, walk_forward
 from lobsmith.features.dataset import DATASET, Dataset, load_dataset
 from lobsmith.models.train import train
 from lobsmith.models.training_data import parts_of
 from lobsmith.stages.compress import compress
-from lobsmith.stages.evaluate import CALIBRATION, HISTORY, REPORT, evaluate
+from lobsmith.stages.evaluate import CALIBRATION, HISTORY, evaluate
 from lobsmith.stages.features import build_features
 from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.stages.train import train_stage

@@ -63,7 +63,7 @@ def evaluation(
             tuple(filter(None, rivals.split(","))) or params.evaluation.rivals,
             tuple(_numbers(seeds)) or params.evaluation.seeds,
         )
-        folder = (directory or workspace.home / "reports") / ("across" if tested else "within")
+        folder = (directory or workspace.reports) / ("across" if tested else "within")
         with stage("evaluate") as note:
             if tested:
                 evaluations = across_days(files, tested, params, folder, on_train=note)

@@ -43,9 +43,8 @@ def report_shadow(
 
     Nothing is promoted, rejected or rolled back; the flows do that.
     """
-    from lobsmith.files import write_atomic
     from lobsmith.monitoring.live_evaluation import evaluate_active, evaluate_candidate
-    from lobsmith.monitoring.shadow_page import render_shadow
+    from lobsmith.monitoring.shadow_page import write_shadow
     from lobsmith.release.repository.repository import Repository
     from lobsmith.release.version.manifest import read_manifest
     from lobsmith.release.version.names import candidate_model
@@ -84,12 +83,8 @@ def report_shadow(
         )
     verdict = evaluation.verdict
     margin = params.rollback.margin if fallback else 0.0
-    page = render_shadow(verdict, evaluation.compared, params.paired, margin=margin)
-    path = (directory or workspace.home / "reports") / f"{verdict.gate}-{evaluated[0]}-{evaluated[1]}.html"
-    try:
-        write_atomic(path, page.encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror}; pass another --directory") from error
+    folder = directory or workspace.reports
+    path = write_shadow(folder, evaluated, verdict, evaluation.compared, params.paired, margin=margin)
     if as_json:
         print_json({"instrument": evaluation.instrument, "verdict": verdict, "page": str(path)})
         return

@@ -26,7 +26,8 @@ def serve(
     modes_port: int | None,
     settings: tuple[str, ...],
 ) -> None:
-    """Serve the model repository with Triton until Ctrl-C."""
+    """Serve the model repository with Triton until Ctrl-C, and the landing page on the port of the modes."""
+    from lobsmith.services.landing.pages import landing_pages
     from lobsmith.serving.supervisor import EventKind, ServeEvent, stop_on_signals
     from lobsmith.serving.supervisor import serve as supervise
 
@@ -48,8 +49,9 @@ def serve(
         if event.endpoint is not None and event.kind is EventKind.SERVING:
             e = event.endpoint
             urls = f"HTTP {e.http_url}, gRPC {e.grpc_url}, metrics {e.metrics_url}, modes {e.modes_url}"
-            results.print(f"{'':9} {urls}; Ctrl-C stops", soft_wrap=True)
+            results.print(f"{'':9} {urls}", soft_wrap=True)
+            results.print(f"{'':9} open {e.page_url}; Ctrl-C stops", soft_wrap=True)
 
     stop = threading.Event()
-    with stop_on_signals(stop):
-        supervise(workspace, params, on_event=show, stop=stop)
+    with stop_on_signals(stop), landing_pages(workspace) as pages:
+        supervise(workspace, params, on_event=show, stop=stop, pages=pages)

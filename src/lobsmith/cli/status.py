@@ -37,6 +37,8 @@ def status(workspace: Workspace, at: str | None, everything: bool, model: str | 
         print_json(state)
         return
     server = state["server"]
+    if server:
+        results.print(f"page     {server['page']}", soft_wrap=True)
     results.print(
         f"server   HTTP {server['http']}, gRPC {server['grpc']}, metrics {server['metrics']}, modes {server['modes']}"
         if server
@@ -264,6 +266,7 @@ def _state(workspace: Workspace, only: str | None) -> dict[str, Any]:
             "grpc": control.endpoint.grpc_url,
             "metrics": control.endpoint.metrics_url,
             "modes": control.endpoint.modes_url,
+            "page": control.endpoint.page_url,
         }
         if control
         else None,

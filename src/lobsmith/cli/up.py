@@ -157,12 +157,15 @@ def _attached(workspace: Workspace, catalogue: "Catalogue", speed: float, as_jso
     from lobsmith.services.supervisor import INTERRUPT_S, supervise
 
     allow(2 * INTERRUPT_S)
-    display: Display = JsonLines() if as_json else Lines() if not results.is_terminal else LiveTable(workspace)
+    display: Display = (
+        JsonLines() if as_json else Lines(catalogue.page) if not results.is_terminal else LiveTable(workspace)
+    )
     with display:
         supervise(
             workspace,
             catalogue.services,
             catalogue.prefect_api,
+            catalogue.page,
             speed=speed,
             on_change=display.change,
             on_tick=display.tick,

@@ -71,7 +71,8 @@ def table_of(run: Run, memory: Memory, overview: Overview, width: int = _NARROW)
     memory.measure(run)
     title = f"lobsmith up, process {run.process.pid}"
     services: list[RenderableType] = [Text(line) for line in (title, *map(line_of, run.services))]
-    lines = [_table(run, memory, title)] if width >= _NARROW else services
+    lines: list[RenderableType] = [Text(f"open {run.page}")] if run.page else []
+    lines += [_table(run, memory, title)] if width >= _NARROW else services
     lines += [
         Text(f"{model.model} {model.version}: {model.mode}: {model.reason}", no_wrap=True, overflow="ellipsis")
         for model in overview.models
@@ -112,6 +113,8 @@ def pages_line(run: Run) -> str:
     """Return the ready pages in one line."""
     ready = [service for service in run.services if service.page and service.state in (Phase.READY, Phase.ELSEWHERE)]
     pages = [f"{service.address} ({service.name})" for service in ready]
+    if run.page and any(service.name == "triton" and service.state is Phase.READY for service in run.services):
+        pages.insert(0, f"{run.page} (what serves)")
     return f"open {', '.join(pages)}" if pages else "no page is ready; see `lobsmith logs`"
 
 
@@ -142,13 +145,20 @@ class JsonLines(AbstractContextManager["JsonLines"]):
 
 
 class Lines(AbstractContextManager["Lines"]):
-    """A line per change, and the pages once all services are ready.
+    """The landing page's address, a line per change, and the pages once all services are ready.
 
     Without rich, which ends the process at a broken pipe.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, page: str) -> None:
+        self._page = page
         self._ready = False
+
+    def __enter__(self) -> "Lines":
+        """Print the address."""
+        if self._page:
+            click.echo(f"open {self._page}")
+        return self
 
     def __exit__(self, *error: object) -> None:
         """Nothing to close."""

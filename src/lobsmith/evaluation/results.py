@@ -8,8 +8,8 @@ from msgspec import Struct, field
 from lobsmith.market.instrument import Instrument
 from lobsmith.verdict import Verdict
 
-EVALUATION = "evaluation.json"
-"""File in a run's folder."""
+EVALUATION, REPORT = "evaluation.json", "report.html"
+"""Files in a run's folder: figures, page."""
 MODEL, MAJORITY, RECENT = "model", "base rate", "recent base rate"
 DIRECTIONS = ("down", "unchanged", "up")
 

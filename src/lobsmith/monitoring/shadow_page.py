@@ -1,5 +1,6 @@
 """The page of a shadow evaluation: two versions on the same rows of live traffic."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -7,9 +8,11 @@ import numpy.typing as npt
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from lobsmith.errors import DataError
 from lobsmith.evaluation.report import formatting
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.report.svg import ACCENT, BAD, GOOD, INK, MUTED, svg
+from lobsmith.files import write_atomic
 from lobsmith.online.answers import Answers, Compared
 from lobsmith.online.e_values import log_capital, predictable_bounds
 from lobsmith.online.evidence import LiveVerdict, compared_blocks, compared_horizons, losses
@@ -58,6 +61,33 @@ def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams
         difference_plot=_plot_differences(differences, verdict),
         titles=_SECTIONS,
     )
+
+
+def shadow_path(directory: Path, verdict: LiveVerdict, model: str, version: int) -> Path:
+    """Return the path of the page of a verdict about a version."""
+    return directory / f"{verdict.gate}-{model}-{version}.html"
+
+
+def write_shadow(
+    directory: Path,
+    evaluated: tuple[str, int],
+    verdict: LiveVerdict,
+    compared: Compared,
+    paired: PairedParams,
+    *,
+    margin: float = 0.0,
+) -> Path:
+    """Write the page of a verdict about a model's version, in place of an earlier one; return its path.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = shadow_path(directory, verdict, *evaluated)
+    try:
+        write_atomic(path, render_shadow(verdict, compared, paired, margin=margin).encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror}; give this user the right to it") from error
+    return path
 
 
 def _blocks(compared: Compared, paired: PairedParams, margin: float) -> tuple[Float, Float]:

@@ -28,7 +28,7 @@ class ServingParams(Section, frozen=True):
     metrics_port: Port
     """Metrics port of Triton."""
     modes_port: Port
-    """Port of the mode pages, served by the supervisor."""
+    """Port of the landing page and of the modes, served by the supervisor."""
     max_batch: Positive
     """Most requests in one execution, count."""
     warmup: Annotated[int, Meta(ge=0)]

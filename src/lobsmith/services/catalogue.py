@@ -29,10 +29,11 @@ _BEAT_POLL_S = 2.0
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The services of a workspace in start order, and the address of Prefect's API."""
+    """The services of a workspace in start order, and the addresses of Prefect's API and of the landing page."""
 
     services: tuple[Service, ...]
     prefect_api: str
+    page: str = ""
 
 
 def catalogue(
@@ -50,7 +51,8 @@ def catalogue(
         ServiceError: an external server does not answer.
     """
     prefect, api = _prefect(workspace, params)
-    services = [prefect, _mlflow(workspace, params), _triton(workspace, params)]
+    triton = _triton(workspace, params)
+    services = [prefect, _mlflow(workspace, params), triton]
     overrides = {} if live is None else {"data.source": "live"}
     if model is not None:
         overrides["model.name"] = model
@@ -58,7 +60,7 @@ def catalogue(
     services.append(_evidently(workspace, params))
     if live is not None:
         services.append(_live(workspace, params, live if model is None else ("--model", model, *live)))
-    return Catalogue(tuple(services), api)
+    return Catalogue(tuple(services), api, _landing_page(params) if triton.instead is None else "")
 
 
 def _prefect(workspace: Workspace, params: Params) -> tuple[Service, str]:
@@ -154,6 +156,11 @@ def _triton(workspace: Workspace, params: Params) -> Service:
         silent_s=serving.start_deadline_s + serving.load_deadline_s,
         stop_deadline_s=serving.stop_deadline_s + 5.0,
     )
+
+
+def _landing_page(params: Params) -> str:
+    host = params.serving.host
+    return f"http://{HOST if host == '0.0.0.0' else host}:{params.serving.modes_port}"  # noqa: S104 - a comparison
 
 
 def _triton_answers(workspace: Workspace) -> Probe:

@@ -18,11 +18,17 @@ from lobsmith.workspace import Workspace
 
 
 class Run(Struct, frozen=True, kw_only=True):
-    """A `lobsmith up` with its services in start order; `started_ns` in UTC ns of the machine."""
+    """A `lobsmith up` with its services in start order.
+
+    Attributes:
+        started_ns: UTC of the machine.
+        page: address of the landing page; empty where Triton is missing.
+    """
 
     process: Process
     started_ns: int
     prefect_api: str
+    page: str = ""
     services: tuple[ServiceState, ...] = ()
 
     @property

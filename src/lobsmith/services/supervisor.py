@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from msgspec.structs import replace
+
 from lobsmith import clock
 from lobsmith.errors import ServiceError
 from lobsmith.process import Process
@@ -42,6 +44,7 @@ def supervise(
     workspace: Workspace,
     services: Sequence[Service],
     prefect_api: str = "",
+    page: str = "",
     *,
     speed: float = 1.0,
     on_change: OnChange = lambda _state: None,
@@ -56,6 +59,7 @@ def supervise(
         workspace: of the project.
         services: in start order.
         prefect_api: address of Prefect's API.
+        page: address of the landing page.
         speed: of the workspace's clock relative to the machine's.
         on_change: called with each new state of a service.
         on_tick: called once a second, and after changes.
@@ -79,7 +83,8 @@ def supervise(
             raise file_error(logs, error) from error
         with _signals() as signals, _guard(mark, signals), _clock(workspace, speed):
             watched = [Watched(service, logs / f"{service.name}.log", mark, signals.wake) for service in services]
-            _Supervisor(workspace, watched, prefect_api, signals, on_change, on_tick).run()
+            run = Run(process=Process.this(), started_ns=time.time_ns(), prefect_api=prefect_api, page=page)
+            _Supervisor(workspace, watched, run, signals, on_change, on_tick).run()
 
 
 class _Supervisor:
@@ -87,14 +92,14 @@ class _Supervisor:
         self,
         workspace: Workspace,
         watched: Sequence[Watched],
-        prefect_api: str,
+        run: Run,
         signals: "_Signals",
         on_change: OnChange,
         on_tick: OnTick,
     ) -> None:
         self._workspace = workspace
         self._watched = watched
-        self._run = Run(process=Process.this(), started_ns=time.time_ns(), prefect_api=prefect_api)
+        self._run = run
         self._signals = signals
         self._on_change = on_change
         self._on_tick = on_tick
@@ -121,12 +126,7 @@ class _Supervisor:
         changed = [state for state in now if state != before.get(state.name)]
         if not changed:
             return
-        self._run = Run(
-            process=self._run.process,
-            started_ns=self._run.started_ns,
-            prefect_api=self._run.prefect_api,
-            services=now,
-        )
+        self._run = replace(self._run, services=now)
         # On a full disk services go on; `lobsmith down` needs only the first state.
         with suppress(ServiceError):
             write_run(self._workspace, self._run)

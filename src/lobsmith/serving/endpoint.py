@@ -52,6 +52,11 @@ class Endpoint(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """URL of the modes; `/<model>` completes it."""
         return f"http://{self.host}:{self.modes_port}/modes"
 
+    @property
+    def page_url(self) -> str:
+        """The landing page, without the slash at its end."""
+        return f"http://{self.host}:{self.modes_port}"
+
     def __repr__(self) -> str:
         return f"Endpoint(pid={self.pid}, http={self.http_url}, grpc={self.grpc_url}, key=<hidden>)"
 

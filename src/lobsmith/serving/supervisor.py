@@ -19,7 +19,7 @@ from lobsmith.release.repository.incidents import journal_integrity_errors
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.names import may_produce
 from lobsmith.serving.endpoint import Endpoint, sole_server, write_endpoint
-from lobsmith.serving.mode_page import mode_page
+from lobsmith.serving.mode_page import Pages, mode_page
 from lobsmith.serving.ports import check_free, free_ports
 from lobsmith.serving.triton.control import TritonControl
 from lobsmith.serving.triton.embedded import PORTS, Triton, describe_exit, ipv4, ports_of
@@ -71,7 +71,12 @@ def _ignore(event: ServeEvent) -> None:
 
 
 def serve(
-    workspace: Workspace, params: Params, *, on_event: OnEvent = _ignore, stop: threading.Event | None = None
+    workspace: Workspace,
+    params: Params,
+    *,
+    on_event: OnEvent = _ignore,
+    stop: threading.Event | None = None,
+    pages: Pages | None = None,
 ) -> None:
     """Serve the workspace's repository until `stop` is set; leaves no process and no endpoint file.
 
@@ -82,13 +87,14 @@ def serve(
         params: `serving`.
         on_event: called in this thread; must not raise.
         stop: see `stop_on_signals`.
+        pages: what `serving.modes_port` gives browsers besides the modes.
 
     Raises:
         PortBusyError: a port is taken.
         ServingError: Triton cannot be started or exited too often, or another server of this workspace runs.
     """
     stop = stop or threading.Event()
-    with sole_server(workspace), _mode_page(workspace, params.serving):
+    with sole_server(workspace), _mode_page(workspace, params.serving, pages):
         exits_s: deque[float] = deque()
         started_once = False
         while not stop.is_set():
@@ -122,10 +128,10 @@ def serve(
 
 
 @contextmanager
-def _mode_page(workspace: Workspace, params: ServingParams) -> Iterator[None]:
+def _mode_page(workspace: Workspace, params: ServingParams, pages: Pages | None) -> Iterator[None]:
     # All at once: the first start reports the first taken port.
     check_free(ports_of(params))
-    with mode_page(workspace, params):
+    with mode_page(workspace, params, pages):
         yield
 
 

@@ -15,7 +15,7 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import mean_outlook, predict_baselines, save_baselines, train_baselines
 from lobsmith.evaluation.report.render import render_report
-from lobsmith.evaluation.results import EVALUATION, MODEL, Evaluation
+from lobsmith.evaluation.results import EVALUATION, MODEL, REPORT, Evaluation
 from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.evaluation.walk_forward import walk_forward
 from lobsmith.features.dataset import load_dataset, other_datasets, training_datasets
@@ -33,7 +33,6 @@ from lobsmith.progress import Note
 from lobsmith.stages.compress import load_summary
 from lobsmith.verdict import Verdict
 
-REPORT = "report.html"
 HISTORY = "history.json"
 CALIBRATION = "calibration.json"
 """Data of `dvc plots`."""

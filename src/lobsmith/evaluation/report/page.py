@@ -21,5 +21,9 @@ def render(package: str, template: str, filters: Sequence[Callable[..., Any]], *
     )
     environment.filters.update({function.__name__: function for function in filters})
     source = files(package).joinpath(template).read_text(encoding="utf-8")
-    style = Markup(files("lobsmith.evaluation.report").joinpath("page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours
-    return environment.from_string(source).render(style=style, **values)
+    return environment.from_string(source).render(style=shared_style(), **values)
+
+
+def shared_style() -> Markup:
+    """Return the style of all pages."""
+    return Markup(files("lobsmith.evaluation.report").joinpath("page.css").read_text(encoding="utf-8"))  # noqa: S704 - ours

@@ -24,6 +24,7 @@ from lobsmith.online.answers import Answers
 from lobsmith.params import Params
 from lobsmith.progress import console
 from lobsmith.release.registry.mlflow_store import mlflow_store
+from lobsmith.serving.report_files import linked
 from lobsmith.units import NS_PER_MS
 from lobsmith.workspace import Workspace
 
@@ -55,11 +56,12 @@ class Reported(Struct, frozen=True, kw_only=True):
     evidently_failed: str | None
     headline: str
 
-    def as_markdown(self) -> str:
-        """Return it as a Prefect artifact."""
-        lines = [self.headline, "", f"- [Page]({self.page.as_uri()})", f"- [JSON]({self.json.as_uri()})"]
+    def as_markdown(self, workspace: Workspace) -> str:
+        """Return it as a Prefect artifact, with links to the server of the workspace where one runs."""
+        lines = [self.headline, ""]
+        lines += [f"- {linked(workspace, title, path)}" for title, path in (("Page", self.page), ("JSON", self.json))]
         if self.evidently_html is not None:
-            lines.append(f"- [Evidently's report]({self.evidently_html.as_uri()})")
+            lines.append(f"- {linked(workspace, 'Evidently’s report', self.evidently_html)}")
         else:
             lines.append(f"- no report of Evidently: {self.evidently_failed}")
         lines += ["", "`lobsmith report drift --open` shows them beside earlier ones."]

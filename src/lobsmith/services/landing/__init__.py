@@ -1,0 +1,1 @@
+"""The landing page: what serves, its mode, alerts, accuracy, versions, reports, next runs, in one view."""
