@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from lobsmith.evaluation.report import formatting, plots
+from lobsmith.evaluation.report.evidence import listed
+from lobsmith.evaluation.report.headline import headline
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.results import (
     DIRECTIONS,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 _TEMPLATE = "report.html.jinja"
 _SECTIONS = {
     "verdicts": "Verdicts",
-    "headlines": "The model against each baseline",
+    "headlines": "The model beside each baseline",
     "metrics": "Metrics",
     "differences": "Differences in log-loss",
     "calibration": "Calibration",
@@ -51,19 +53,30 @@ _FILTERS = (
     formatting.share_name,
     formatting.moment,
     formatting.outcome,
-    formatting.evidence,
+    listed,
     formatting.calibrated,
     formatting.calibration_text,
     formatting.skill,
 )
 
 
+_GATES = {
+    "parity": ("largest difference between the network and its exported file", "at most"),
+    "skill": ("log-loss as a share of the base rate's, upper end of its interval", "below"),
+    "calibration": ("calibration error beyond that of perfect probabilities, worst horizon", "at most"),
+    "compression": ("rise of log-loss over the trained network, a share, upper end of its interval", "at most"),
+    "walk_forward": ("log-loss as a share of the base rate's, worst regime", "below"),
+}
+"""What the value of a gate is, and how it relates to the threshold."""
+
+
 @dataclass(frozen=True)
 class Level:
-    """A direction's rows of the table of confidences."""
+    """A direction's rows of the table of confidences; `empty` are confidences that no row reaches."""
 
     direction: str
     points: list[AtConfidence]
+    empty: str
     warning: str
 
 
@@ -104,15 +117,29 @@ class HorizonSection:
         return next((comparison.difference for comparison in self.comparisons if comparison.against == predictor), None)
 
 
-def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
-    """Return the page of an evaluation and its training epochs, the same for the same figures."""
+def render_report(
+    evaluation: Evaluation, history: Sequence["Epoch"], *, run: str | None = None, version: str | None = None
+) -> str:
+    """Return the page of an evaluation and its training epochs, the same for the same figures.
+
+    Args:
+        evaluation: figures and verdicts.
+        history: one entry for each epoch.
+        run: the retrain's run; None outside a retrain.
+        version: `model version` as published; None before.
+    """
     horizons = _horizons(evaluation)
     return render(
         "lobsmith.evaluation.report",
         _TEMPLATE,
         _FILTERS,
         e=evaluation,
-        decision=formatting.decision(evaluation.verdicts),
+        headline=headline(evaluation),
+        subject=_subject(evaluation, run, version),
+        run=run,
+        version=version or _unpublished(evaluation, run),
+        rough=_rough(evaluation),
+        gates=[(verdict, *_GATES.get(verdict.gate, ("", "threshold"))) for verdict in evaluation.verdicts],
         titles=_SECTIONS,
         horizons=[_section(evaluation, horizon) for horizon in horizons],
         known_shares=[str(metrics.horizon_ms) for metrics in evaluation.horizon_metrics],
@@ -123,6 +150,25 @@ def render_report(evaluation: Evaluation, history: Sequence["Epoch"]) -> str:
         training_plot=plots.plot_training(history),
         epochs=len(history),
     )
+
+
+def _subject(evaluation: Evaluation, run: str | None, version: str | None) -> str:
+    if run is None:
+        return f"{evaluation.network} on {evaluation.instrument}"
+    return f"run {run}" if version is None else f"{version}, run {run}"
+
+
+def _unpublished(evaluation: Evaluation, run: str | None) -> str:
+    if run is None:
+        return "none: evaluated outside a retrain"
+    passed = all(verdict.passed for verdict in evaluation.verdicts)
+    return "none yet" if passed else "none: a refused model is not published"
+
+
+def _rough(evaluation: Evaluation) -> str:
+    """Return the horizons whose intervals are rough."""
+    few = [each.horizon_ms for each in evaluation.dependence if each.blocks < formatting.FEW_BLOCKS]
+    return formatting.horizons(few) if few else ""
 
 
 def _horizons(evaluation: Evaluation) -> list[int]:
@@ -170,4 +216,5 @@ def _section(evaluation: Evaluation, horizon: int) -> HorizonSection:
 
 def _level(direction: str, points: Sequence[AtConfidence]) -> Level:
     own = sorted((point for point in points if point.direction == direction), key=lambda point: point.confidence)
-    return Level(direction, own, formatting.few_blocks(direction, own))
+    empty = ", ".join(formatting.number(point.confidence, 2) for point in own if not point.rows)
+    return Level(direction, [point for point in own if point.rows], empty, formatting.few_blocks(direction, own))
