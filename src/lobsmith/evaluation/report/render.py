@@ -61,13 +61,13 @@ _FILTERS = (
 
 
 _GATES = {
-    "parity": ("largest difference between the network and its exported file", "at most"),
-    "skill": ("log-loss as a share of the base rate's, upper end of its interval", "below"),
-    "calibration": ("calibration error beyond that of perfect probabilities, worst horizon", "at most"),
-    "compression": ("rise of log-loss over the trained network, a share, upper end of its interval", "at most"),
-    "walk_forward": ("log-loss as a share of the base rate's, worst regime", "below"),
+    "parity": "largest difference between the network and its exported file",
+    "skill": "log-loss as a share of the base rate's, upper end of its interval",
+    "calibration": "calibration error beyond that of perfect probabilities, worst horizon",
+    "compression": "rise of log-loss over the trained network, a share, upper end of its interval",
+    "walk_forward": "log-loss as a share of the base rate's, worst regime",
 }
-"""What the value of a gate is, and how it relates to the threshold."""
+"""What the value of a gate is."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ class HorizonSection:
     levels: list[Level]
     confusion: Confusion | None
     effects: list[Effect]
+    untraded: str
     earnings: str
     differences_plot: Markup
     reliability_plot: Markup
@@ -139,7 +140,7 @@ def render_report(
         run=run,
         version=version or _unpublished(evaluation, run),
         rough=_rough(evaluation),
-        gates=[(verdict, *_GATES.get(verdict.gate, ("", "threshold"))) for verdict in evaluation.verdicts],
+        gates=[(verdict, _GATES.get(verdict.gate, "")) for verdict in evaluation.verdicts],
         titles=_SECTIONS,
         horizons=[_section(evaluation, horizon) for horizon in horizons],
         known_shares=[str(metrics.horizon_ms) for metrics in evaluation.horizon_metrics],
@@ -166,8 +167,10 @@ def _unpublished(evaluation: Evaluation, run: str | None) -> str:
 
 
 def _rough(evaluation: Evaluation) -> str:
-    """Return the horizons whose intervals are rough."""
+    """Return the horizons whose intervals are rough; empty where none is."""
     few = [each.horizon_ms for each in evaluation.dependence if each.blocks < formatting.FEW_BLOCKS]
+    if len(few) == len(evaluation.dependence) > 1:
+        return "every horizon"
     return formatting.horizons(few) if few else ""
 
 
@@ -207,6 +210,7 @@ def _section(evaluation: Evaluation, horizon: int) -> HorizonSection:
         levels=[_level(direction, points) for direction in DIRECTIONS],
         confusion=next((confusion for confusion in evaluation.confusion if confusion.horizon_ms == horizon), None),
         effects=effects,
+        untraded=", ".join(formatting.number(effect.confidence, 2) for effect in effects if not effect.trades),
         earnings=formatting.earnings(name, effects),
         differences_plot=plots.plot_differences(name, comparisons),
         reliability_plot=plots.plot_reliability(name, calibrations),
