@@ -15,8 +15,8 @@ BETTER, NO_DIFFERENT, WORSE, NOT_KNOWN = "better", "no different", "worse", "not
 FEW_BLOCKS = 50
 """Independent blocks below which a share is rough: half of 50 is known to within 14 points at best."""
 
-_EXPONENT = re.compile(r"e([+-])0*")
-_THOUSAND = 1000
+_EXPONENT = re.compile(r"e(?:\+|(-))0*")
+_THOUSAND, _BILLION = 1000, 10**9
 
 
 def number(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
@@ -36,7 +36,7 @@ def figure(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return number(value)
-    text = f"{value:,.0f}" if abs(value) >= _THOUSAND else f"{value:.3g}"
+    text = f"{value:,.0f}" if _THOUSAND <= abs(value) < _BILLION else f"{value:.3g}"
     return _EXPONENT.sub(r"e\1", text).replace("-", "−")
 
 
