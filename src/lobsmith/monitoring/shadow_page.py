@@ -40,7 +40,14 @@ _DECIDED = {
     ROLL_BACK: "{second} is to be rolled back to {first}",
     KEEP: "{second} stays",
 }
-_FILTERS = (formatting.number, formatting.figure, formatting.count, formatting.percent, formatting.horizon, e_value_text)
+_FILTERS = (
+    formatting.number,
+    formatting.figure,
+    formatting.count,
+    formatting.percent,
+    formatting.horizon,
+    e_value_text,
+)
 
 Float = npt.NDArray[np.float64]
 
@@ -124,9 +131,7 @@ def difference_text(verdict: LiveVerdict) -> str:
     """Return the difference with as many ends of its interval as are known."""
     if verdict.difference is None:
         return "not known: no block is judged yet"
-    low, high = (
-        None if end is None else formatting.number(end, 4, signed=True) for end in (verdict.low, verdict.high)
-    )
+    low, high = (None if end is None else formatting.number(end, 4, signed=True) for end in (verdict.low, verdict.high))
     ends = f", between {low} and {high} at all times" if low and high else ", its interval is not known yet"
     if low and not high:
         ends = f", above {low} at all times"

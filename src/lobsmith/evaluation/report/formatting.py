@@ -36,7 +36,7 @@ def figure(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return number(value)
-    text = f"{value:,.0f}" if _THOUSAND <= abs(value) < _BILLION else f"{value:.3g}"
+    text = f"{value:,.0f}" if _THOUSAND <= abs(value) < _BILLION else f"{value:z.3g}"
     return _EXPONENT.sub(r"e\1", text).replace("-", "−")
 
 
