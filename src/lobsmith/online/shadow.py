@@ -87,14 +87,13 @@ def decide(
     judged_s = evidence.blocks * (blocks.rule.length_s if blocks.rule else 0.0)
     enough = judged_s >= params.minimum_s and evidence.blocks >= params.minimum_blocks
     over = blocks.watched_s >= params.maximum_s
-    missing = ""
+    missing, difference = "", difference_text(evidence)
     if enough and evidence.worse >= threshold:
-        return (
-            REJECT,
-            f"its log-loss is worse: {difference_text(evidence)}, e-value {e_value_text(evidence.worse)} of {threshold:g}",
-        )
+        worse = e_value_text(evidence.worse)
+        return REJECT, f"its log-loss is worse: {difference}, e-value {worse} of {threshold:g}"
     if enough and evidence.better >= threshold:
-        better = f"its log-loss is better: {difference_text(evidence)}, e-value {e_value_text(evidence.better)} of {threshold:g}"
+        better = e_value_text(evidence.better)
+        better = f"its log-loss is better: {difference}, e-value {better} of {threshold:g}"
         if few_probes:
             missing = f"{better}, but latencies were not compared ({params.probes} probes of each are required)"
         elif evidence.mean is None or evidence.mean <= 0:

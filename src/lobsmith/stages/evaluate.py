@@ -12,6 +12,7 @@ import torch
 from lobsmith.compress import FP32, STEP
 from lobsmith.compress import MODEL as MODEL_FILE
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.errors import DataError
 from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import mean_outlook, predict_baselines
 from lobsmith.evaluation.report.render import render_report
@@ -27,6 +28,7 @@ from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.recurrent import CnnLstmAttention
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network, load_trained
+from lobsmith.models.trainer import Epoch
 from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params
 from lobsmith.progress import Note
@@ -49,12 +51,15 @@ class Served(NamedTuple):
     step: Path | None = None
 
 
-def evaluate(params: Params, directory: Path, *, on_train: Progress | None = None) -> Evaluation:
+def evaluate(
+    params: Params, directory: Path, *, run: str | None = None, on_train: Progress | None = None
+) -> Evaluation:
     """Evaluate the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
 
     Args:
         params: all of `params.yaml`.
         directory: the run's folder, with the datasets, the network and the exported model.
+        run: its name on the page; None outside a retrain.
         on_train: called with what is trained next.
     """
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
@@ -72,6 +77,7 @@ def evaluate(params: Params, directory: Path, *, on_train: Progress | None = Non
         protocol=f"within the window: its newest {params.split.test:.0%} held out, purged",
         served=Served(load_network(directory / summary.network).network, summary.precision, directory / STEP),
         verdicts=(compression(summary, params.compress), walked),
+        run=run,
         on_train=on_train,
     )
 
@@ -87,6 +93,7 @@ def evaluate_model(
     protocol: str,
     served: Served | None = None,
     verdicts: tuple[Verdict, ...] = (),
+    run: str | None = None,
     on_train: Progress | None = None,
 ) -> Evaluation:
     """Measure an exported model and its baselines on the test rows of `held_out`; write figures, plots and the page.
@@ -101,6 +108,7 @@ def evaluate_model(
         protocol: how training and test rows relate.
         served: what the file was exported from; None for `trained`.
         verdicts: of other gates, for the report.
+        run: as in `evaluate`.
         on_train: called with the name of what is trained next.
     """
     dataset, rows = held_out.dataset, held_out.split.test
@@ -135,8 +143,22 @@ def evaluate_model(
     )
     write_atomic(directory / EVALUATION, msgspec.json.format(msgspec.json.encode(result)))
     _write_plots(directory, trained, result)
-    write_atomic(directory / REPORT, render_report(result, trained.history).encode())
+    write_atomic(directory / REPORT, render_report(result, trained.history, run=run).encode())
     return result
+
+
+def name_version(directory: Path, result: Evaluation, history: Sequence[Epoch], version: str) -> Path:
+    """Write the page of a run again, with the `model version` that was published; return its path.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    page = directory / REPORT
+    try:
+        write_atomic(page, render_report(result, history, run=directory.name, version=version).encode())
+    except OSError as error:
+        raise DataError(f"{page}: {error.strerror}; the version is published, its page does not name it") from error
+    return page
 
 
 def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[float]:

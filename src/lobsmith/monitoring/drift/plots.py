@@ -104,8 +104,8 @@ def plot_history(check: DriftCheck, earlier: Sequence[PastCheck], changes: Seque
             _modes(axes, lines[0].looked_ns, lines[-1].looked_ns, changes)
             draw_panel(axes)
         _time_axis(panels[-1])
-        named = [axes.get_legend_handles_labels() for axes in panels]
-        handles, labels = (sum((pair[place] for pair in named), []) for place in (0, 1))
+        named = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+        handles, labels = zip(*named, strict=True)
         figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5)
 
     return svg("history", f"Findings of {len(lines)} checks", 1.4 + 1.2 * len(drawn), draw)
