@@ -367,10 +367,11 @@ def train_and_register(
     }
     if (version := in_service(workspace, model, sha256_file(directory / MODEL))) is not None:
         tag_status(workspace, model, run, f"the same bits are active as {model} {version}")
+        title_page(workspace, directory, run, f"{model} {version}")
         reason = "training has led to the bits that are active already"
         return _retrained(workspace, IN_SERVICE, reason, model, version, settings)
     candidate = publish_candidate(workspace, params, data_verdicts, evaluation, summary, run, directory)
-    title_page(workspace, directory, evaluation, history, run, f"{candidate.model} {candidate.version}")
+    title_page(workspace, directory, run, f"{candidate.model} {candidate.version}")
     if Repository.of(workspace).active(model) is not None:
         reason = "it waits for the verdict of live traffic"
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
@@ -382,17 +383,15 @@ def train_and_register(
             or "the registry's aliases ask for something else"
         )
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
-    title_page(workspace, directory, evaluation, history, run, f"{model} {reconciled.promoted}")
+    title_page(workspace, directory, run, f"{model} {reconciled.promoted}")
     reason = "nothing was in service to compare it with, and its gates have passed"
     return _retrained(workspace, PROMOTED, reason, model, reconciled.promoted, {**settings, "plans": plans})
 
 
-def title_page(
-    workspace: Workspace, directory: Path, evaluation: Evaluation, history: list[Epoch], run: RunRef, version: str
-) -> None:
+def title_page(workspace: Workspace, directory: Path, run: RunRef, version: str) -> None:
     """Name the published version on the evaluation page, in the run's folder and in MLflow."""
     try:
-        log_again(workspace, run.run_id, name_version(directory, evaluation, history, version))
+        log_again(workspace, run.run_id, name_version(directory, version))
     except LobsmithError as error:
         console.print(f"the evaluation page does not name {version}: {error}", markup=False)
 

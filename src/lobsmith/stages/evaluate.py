@@ -15,7 +15,7 @@ from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import DataError
 from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import mean_outlook, predict_baselines
-from lobsmith.evaluation.report.render import render_report
+from lobsmith.evaluation.report.render import render_report, with_version
 from lobsmith.evaluation.results import EVALUATION, MODEL, Evaluation
 from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.evaluation.walk_forward import walk_forward
@@ -28,7 +28,6 @@ from lobsmith.models.networks.network import Network
 from lobsmith.models.networks.recurrent import CnnLstmAttention
 from lobsmith.models.split import longest_run
 from lobsmith.models.train import Trained, load_network, load_trained
-from lobsmith.models.trainer import Epoch
 from lobsmith.models.training_data import Part, parts_of
 from lobsmith.params import Params
 from lobsmith.progress import Note
@@ -147,15 +146,15 @@ def evaluate_model(
     return result
 
 
-def name_version(directory: Path, result: Evaluation, history: Sequence[Epoch], version: str) -> Path:
-    """Write the page of a run again, with the `model version` that was published; return its path.
+def name_version(directory: Path, version: str) -> Path:
+    """Name the `model version` that was published on the page of a run; return the page's path.
 
     Raises:
-        DataError: it cannot be written.
+        DataError: it cannot be read or written.
     """
     page = directory / REPORT
     try:
-        write_atomic(page, render_report(result, history, run=directory.name, version=version).encode())
+        write_atomic(page, with_version(page.read_text(encoding="utf-8"), version).encode())
     except OSError as error:
         raise DataError(f"{page}: {error.strerror}; the version is published, its page does not name it") from error
     return page

@@ -1,11 +1,12 @@
 """The evaluation report: one HTML page without outside references."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lobsmith.evaluation.report import formatting, plots
 from lobsmith.evaluation.report.evidence import listed
@@ -151,6 +152,13 @@ def render_report(
         training_plot=plots.plot_training(history),
         epochs=len(history),
     )
+
+
+def with_version(page: str, version: str) -> str:
+    """Return the page of a run as `render_report` draws it with this `model version`, without drawing again."""
+    name = str(escape(version))
+    page = re.sub(r"(Evaluation of )(?:[^<]*, )?(run )", lambda match: f"{match[1]}{name}, {match[2]}", page, count=2)
+    return re.sub(r'(<dd class="version">)[^<]*', lambda match: match[1] + name, page, count=1)
 
 
 def _subject(evaluation: Evaluation, run: str | None, version: str | None) -> str:
