@@ -31,7 +31,7 @@ class Validated(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def validate(params: Params, market: Path, directory: Path) -> Validated:
-    """Check every instrument of a store; write `contract.json` and the Data Docs.
+    """Check every instrument of a store; write `contract.json` and the data docs.
 
     Raises:
         DataContractError: no instrument passes, or `data.instrument` does not; the message names columns, counts and
