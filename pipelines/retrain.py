@@ -17,7 +17,7 @@ from lobsmith import clock
 from lobsmith.compress import GOLDEN, MODEL, STEP
 from lobsmith.compress.golden import load_golden
 from lobsmith.drift import NULL, REFERENCE, SCORE
-from lobsmith.errors import DataError, LeaseError, ThinWindowError
+from lobsmith.errors import DataError, LeaseError, LobsmithError, ThinWindowError
 from lobsmith.evaluation.results import EVALUATION, REPORT, Evaluation
 from lobsmith.features.dataset import load_dataset, training_datasets
 from lobsmith.files import sha256_file
@@ -35,7 +35,7 @@ from lobsmith.release.context import Release
 from lobsmith.release.publish.onnx import Artifact
 from lobsmith.release.reconcile.requests import in_service, register_challenger, tag_status
 from lobsmith.release.registry.aliases import SERVING
-from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_run
+from lobsmith.release.registry.runs import WINDOW, RunRef, already_trained, log_again, log_run
 from lobsmith.release.repository import journal
 from lobsmith.release.repository.repository import Repository
 from lobsmith.release.version.contract import wire_contract
@@ -46,7 +46,7 @@ from lobsmith.serving.running_server import running_server
 from lobsmith.serving.triton.control import connect
 from lobsmith.stages.captured import LIVE, captured_feed
 from lobsmith.stages.compress import SUMMARY, compress
-from lobsmith.stages.evaluate import evaluate
+from lobsmith.stages.evaluate import evaluate, name_version
 from lobsmith.stages.features import build_features, validate_features
 from lobsmith.stages.ingest import MARKET, ingest
 from lobsmith.stages.reference import describe_window, measure_null
@@ -193,7 +193,7 @@ def compress_and_export(params: Params, directory: Path) -> Compressed:
 def evaluate_and_gate(params: Params, directory: Path) -> Evaluation:
     """Evaluate on held-out rows and run the gates."""
     with stage("evaluate and gate") as note:
-        result = evaluate(params, directory, on_train=note)
+        result = evaluate(params, directory, run=directory.name, on_train=note)
         note("; ".join(str(verdict) for verdict in result.verdicts))
         return result
 
@@ -372,9 +372,11 @@ def train_and_register(
     }
     if (version := in_service(workspace, model, sha256_file(directory / MODEL))) is not None:
         tag_status(workspace, model, run, f"the same bits are active as {model} {version}")
+        title_page(workspace, directory, run, f"{model} {version}")
         reason = "training has led to the bits that are active already"
         return _retrained(workspace, IN_SERVICE, reason, model, version, settings)
     candidate = publish_candidate(workspace, params, data_verdicts, evaluation, summary, run, directory)
+    title_page(workspace, directory, run, f"{candidate.model} {candidate.version}")
     if Repository.of(workspace).active(model) is not None:
         reason = "it waits for the verdict of live traffic"
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
@@ -386,8 +388,17 @@ def train_and_register(
             or "the registry's aliases ask for something else"
         )
         return _retrained(workspace, CANDIDATE, reason, candidate.model, candidate.version, settings)
+    title_page(workspace, directory, run, f"{model} {reconciled.promoted}")
     reason = "nothing was in service to compare it with, and its gates have passed"
     return _retrained(workspace, PROMOTED, reason, model, reconciled.promoted, {**settings, "plans": plans})
+
+
+def title_page(workspace: Workspace, directory: Path, run: RunRef, version: str) -> None:
+    """Name the published version on the evaluation page, in the run's folder and in MLflow."""
+    try:
+        log_again(workspace, run.run_id, name_version(directory, version))
+    except LobsmithError as error:
+        console.print(f"the evaluation page does not name {version}: {error}", markup=False)
 
 
 def skipped(model: str, reason: str) -> Retrained:

@@ -4,6 +4,7 @@ import math
 from types import SimpleNamespace
 
 import numpy as np
+from msgspec.structs import replace
 
 from lobsmith.evaluation import results as ev
 from lobsmith.evaluation.results import DIRECTIONS, MAJORITY, MODEL, Interval
@@ -120,6 +121,23 @@ def realistic(seed: int = 7) -> ev.Evaluation:
             Verdict(gate="skill", passed=True, value=0.77, threshold=0.98, evidence={"against": MAJORITY}),
             Verdict(gate="calibration", passed=False, value=0.041, threshold=0.036),
         ),
+    )
+
+
+def compared(differences: dict[int, dict[str, float]]) -> ev.Evaluation:
+    """An evaluation that passed its gates, with differences by horizon and baseline, ± 0.5; without drawings."""
+    return replace(
+        realistic(),
+        calibration=[],
+        confidence=[],
+        effects=[],
+        attention=[],
+        comparisons=[
+            ev.Comparison(against=against, horizon_ms=horizon, difference=around(value, 0.5))
+            for horizon, baselines in differences.items()
+            for against, value in baselines.items()
+        ],
+        verdicts=realistic().verdicts[:2],
     )
 
 

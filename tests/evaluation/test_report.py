@@ -8,10 +8,12 @@ from msgspec.structs import replace
 
 from lobsmith.evaluation import results as ev
 from lobsmith.evaluation.report import formatting
-from lobsmith.evaluation.report.render import render_report
+from lobsmith.evaluation.report.evidence import listed
+from lobsmith.evaluation.report.headline import headline
+from lobsmith.evaluation.report.render import render_report, with_version
 from lobsmith.evaluation.results import DIRECTIONS, MODEL, Interval
 from lobsmith.verdict import Verdict
-from tests.evaluations import BASELINES, HORIZONS, history, realistic
+from tests.evaluations import BASELINES, HORIZONS, compared, history, realistic
 
 SENTENCES = ("better", "no different", "worse")
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -116,6 +118,8 @@ def test_contents_lead_to_sections_and_no_id_comes_twice(source: str, page: Page
 def test_every_table_scrolls_and_every_drawing_has_a_text(page: Page) -> None:
     regions = [attributes for attributes in page.all("div") if attributes.get("class") == "scroll"]
     assert len(regions) == len(page.all("table")) > 4 * 3
+    folds = page.all("details")
+    assert len(folds) == 2 + 2 * len(HORIZONS), "evidence of two gates, metrics and precision of each horizon"
     assert len(page.all("svg")) == 3 * len(HORIZONS) + 2
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in page.all("svg"))
 
@@ -178,6 +182,9 @@ def test_what_is_missing_is_a_dash() -> None:
     )
     page = Page(render_report(broken, [SimpleNamespace(epoch=0, train_loss=math.nan, validation_loss=math.nan)]))
     assert "nan" not in page.text.replace("finance", "").replace("binance", "")
+    assert page.text.count("no rows at 0.50, 0.60, 0.70, 0.80, 0.90") == 0, "no table of precision without rows"
+    assert page.text.count("No rows: none reaches any of these confidences.") == len(HORIZONS)
+    assert page.text.count("no trades at 0.60, 0.70, 0.80, 0.90") == len(HORIZONS)
     assert formatting.DASH in page.text
     assert "logistic —: not known" in page.text
     assert "Model : —, floor —, 95th percentile —: not known" in page.text
@@ -189,6 +196,7 @@ def test_empty_lists_are_sentences() -> None:
     assert page.all("table") == []
     assert page.all("svg") == []
     for sentence in (
+        "No held-out rows were measured; no gate was evaluated.",
         "No gate was evaluated.",
         "No horizon was evaluated.",
         "No predictor was measured.",
@@ -214,7 +222,7 @@ def test_the_interval_decides_the_headline(answer: str) -> None:
         plain, horizon_metrics=[replace(model, log_loss=Interval(0.652, 0.64, 0.664))], comparisons=[only]
     )
     headline = Page(render_report(evaluation, [])).text.partition("distinguish the two.")[2]
-    assert "Log-loss 0.6520 [0.6400, 0.6640]" in headline
+    assert "Log-loss 0.652 [0.640, 0.664]" in headline
     assert f"logistic {formatting.interval(only.difference, signed=True)}: {answer} ." in headline
     assert f"{answer} {'from' if answer == 'no different' else 'than'} 1 of 1 baseline." in headline
 
@@ -255,10 +263,10 @@ def test_net_effects_are_judged_by_their_intervals() -> None:
 
 def test_verdicts_come_first(page: Page) -> None:
     assert page.all("h2")[0]["id"] == "verdicts"
-    assert "Refused by 1 of 3 gates: calibration." in page.text
+    assert "; refused by 1 of 3 gates: calibration." in page.text
     assert "against base rate" in page.text
     passed = replace(undrawn(), verdicts=realistic().verdicts[:2])
-    assert "Passed by all 2 gates." in Page(render_report(passed, [])).text
+    assert "; passed by all 2 gates." in Page(render_report(passed, [])).text
 
 
 def test_skill_and_shares_by_hand() -> None:
@@ -270,7 +278,7 @@ def test_skill_and_shares_by_hand() -> None:
     )
     text = Page(render_report(evaluation, [])).text
     assert "0.4 0.5 +0.200" in text
-    assert "down 30 30.0 % 60 60.0 % 10 10.0 % unchanged 0 — 0 — 0 — up 1 25.0 %" in text
+    assert "down 30 30.0 % 60 60.0 % 10 10.0 % unchanged no rows up 1 25.0 %" in text
 
 
 @pytest.mark.parametrize(
@@ -278,3 +286,68 @@ def test_skill_and_shares_by_hand() -> None:
 )
 def test_numbers(value: float | None, text: str) -> None:
     assert formatting.number(value, 3) == text
+
+
+@pytest.mark.parametrize(
+    ("differences", "text", "tone"),
+    [
+        (
+            {50: {"logistic": -1}, 100: {"logistic": -1}, 1000: {"logistic": 0}, 10_000: {"logistic": 0}},
+            "Better than logistic at 50 and 100 ms, no different at 1 and 10 s",
+            "passed",
+        ),
+        ({50: {"logistic": 1, "base rate": -5}}, "Worse than logistic at 50 ms", "refused"),
+        (
+            {50: {"logistic": 1}, 100: {"logistic": 0}},
+            "No different from logistic at 100 ms, worse at 50 ms",
+            "no-different",
+        ),
+        (
+            {50: {"logistic": -1, "base rate": -3}, 1000: {"logistic": -3, "base rate": 0}},
+            "Better than logistic at 50 ms, no different from base rate at 1 s",
+            "passed",
+        ),
+        ({50: {"logistic": math.nan}}, "Not known against logistic at 50 ms", "missing"),
+        ({50: {"model, seed 12": 4, "logistic": -1}}, "Better than logistic at 50 ms", "passed"),
+        ({}, "Compared with no baseline", "missing"),
+    ],
+)
+def test_one_sentence_answers(differences: dict[int, dict[str, float]], text: str, tone: str) -> None:
+    evaluation = compared(differences)
+    assert headline(evaluation) == (f"{text}; passed by all 2 gates.", tone)
+    refused = Verdict(gate="calibration", passed=False, value=0.041, threshold=0.036)
+    outcome = headline(replace(evaluation, verdicts=(*evaluation.verdicts, refused)))
+    assert outcome == (f"{text}; refused by 1 of 3 gates: calibration.", "refused")
+
+
+def test_run_and_version_are_in_the_title() -> None:
+    plain, run, version = undrawn(), "20261130T082942-600348", "lob 20261130083945"
+    pages = [render_report(plain, [], run=run, version=name) for name in (None, "lob_candidate 7", version)]
+    assert pages[2].count(f"Evaluation of {version}, run {run}<") == 2, "title and heading"
+    assert [with_version(page, version) for page in pages] == [pages[2]] * 3
+    assert "a refused model is not published" in Page(pages[0]).text
+
+
+def test_evidence_is_a_list_of_rounded_figures() -> None:
+    fold = {"fold": 1, "train_rows": 25_330, "start_ns": 1_704_067_738_092_323_251, "log_loss": 0.8432074796}
+    evidence = {
+        "horizon_ms": 50,
+        "difference": {"value": -0.2500153, "low": -0.2691919, "high": -0.2196939},
+        "1000": {"ece": 0.0258880, "floor_95": 0.0317372},
+        "folds": [fold],
+        "moved": [],
+        "finite": True,
+        "reason": None,
+    }
+    items = {item.name: item for item in listed(evidence)}
+    assert {name: item.text for name, item in items.items()} == {
+        "horizon": "50 ms",
+        "difference": "−0.25 [−0.269, −0.22]",
+        "1 s": "ECE 0.0259, 95th percentile 0.0317",
+        "folds": "",
+        "moved": "none",
+        "finite": "yes",
+        "reason": "not known",
+    }
+    (first,) = items["folds"].items
+    assert (first.name, first.text) == ("fold 1", "train rows 25,330, start 2024-01-01 00:08 UTC, log-loss 0.843")

@@ -1,12 +1,8 @@
-"""The data contract: expectations of events and features before training, and its Data Docs pages."""
+"""The data contract: expectations of events and features before training, and its data docs."""
 
-import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import great_expectations as gx
 import numpy as np
@@ -21,15 +17,16 @@ from great_expectations.expectations.core import (
     ExpectColumnValuesToBeInSet,
     ExpectColumnValuesToNotBeNull,
 )
-from jinja2 import Environment
 from msgspec import Struct
 
-from lobsmith.errors import DataContractError
+from lobsmith.errors import DataContractError, DataError
+from lobsmith.evaluation.report.formatting import figure
 from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import NAMES, ROLLING
 from lobsmith.features.labels import UNKNOWN
 from lobsmith.features.normaliser import CLIP
-from lobsmith.files import exclusive_lock
+from lobsmith.files import write_atomic
+from lobsmith.gates.contract_page import Batch, Check, expected, found, render_contract
 from lobsmith.market.events import CLEAR, GAP, LEVEL, TICKER, TRADE, Events
 from lobsmith.market.session import Accounting
 from lobsmith.params import ContractParams
@@ -38,25 +35,11 @@ from lobsmith.verdict import Verdict
 
 _EXAMPLES = 3
 _SHOWN = 5
-"""Failures in an error; the Data Docs have all of them."""
-_LOCK_S = 60.0
+"""Failures in an error; the data docs have all of them."""
 _HOUR_S = 3600.0
 _Batch = tuple[pd.DataFrame, list[Any]]
 """Rows, and their expectations."""
-_FETCHED = re.compile(r"<(script|link)\b[^>]*(?:src|href)=\"https?://[^>]*>(?:</script>)?|<img\b[^>]*https?://[^>]*>")
-_STYLE = "<style>body{font-family:sans-serif;margin:2em;max-width:70em}td,th{padding:.2em .8em;text-align:left}</style>"
-_INDEX = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Data contract</title>{{ style | safe }}
-<h1>Data contract</h1>
-<table>
-<tr><th>batch</th><th>verdict</th><th>expectations</th><th>what fails</th></tr>
-{% for batch in batches %}<tr>
-<td><a href="{{ batch.link }}">{{ batch.title }}</a></td><td>{{ "passed" if batch.passed else "refused" }}</td>
-<td>{{ batch.held }} of {{ batch.checks }} hold</td><td>{{ batch.failures | join("; ") }}</td>
-</tr>{% endfor %}
-</table>
-</html>
-"""
+_PAGE = "index.html"
 
 
 class Failure(Struct, frozen=True, kw_only=True):
@@ -119,7 +102,8 @@ class DataContract:
         )
         self._context.variables.progress_bars = ProgressBarsConfig(globally=False)
         self._source = self._context.data_sources.add_pandas(name="lobsmith")
-        self._batches: list[dict[str, object]] = []
+        self._batches: list[Batch] = []
+        self._checked: list[str] = []
 
     def check_events(self, name: str, events: Events, account: Accounting) -> ContractResult:
         """Check an instrument's events, and the account of its kept and quarantined records."""
@@ -143,46 +127,24 @@ class DataContract:
             result = definition.run(batch_parameters={"dataframe": frame}, result_format=shape)
             broken = [_failure(outcome, len(frame)) for outcome in result.results if not outcome.success]
             failures += broken
-            held = len(expectations) - len(broken)
-            self._batches.append(
-                {
-                    "title": title,
-                    "passed": not broken,
-                    "held": held,
-                    "checks": len(expectations),
-                    "failures": [str(failure) for failure in broken],
-                }
-            )
+            self._batches.append(_batch(f"{name}, {batch}", frame, result.results, broken))
+        self._checked.append(name)
         checks = sum(len(expectations) for _, expectations in batches.values())
         return ContractResult(name=name, kind=kind, checks=checks, failures=tuple(failures))
 
     def build_data_docs(self, directory: Path) -> Path:
-        """Build the pages of all batches, and replace a folder by them once they are complete.
+        """Write the page of all batches into a folder, and return its path.
 
-        Returns:
-            The index page.
+        Raises:
+            DataError: it cannot be written.
         """
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        private = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(private.resolve())}
+        page = directory / _PAGE
         try:
-            self._context.add_data_docs_site(
-                site_name=private.name,
-                site_config={
-                    "class_name": "SiteBuilder",
-                    "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
-                    "store_backend": store,
-                },
-            )
-            self._context.build_data_docs(site_names=[private.name])
-            make_self_contained(private, self._batches)
-            private.chmod(0o755)
-            with exclusive_lock(directory.parent / f".{directory.name}.lock", _LOCK_S):
-                shutil.rmtree(directory, ignore_errors=True)
-                private.replace(directory)
-        finally:
-            shutil.rmtree(private, ignore_errors=True)
-        return directory / "index.html"
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomic(page, render_contract(", ".join(self._checked), self._batches).encode())
+        except OSError as error:
+            raise DataError(f"{page}: {error.strerror}; free space, or choose another folder") from error
+        return page
 
 
 def _events_batches(events: Events, account: Accounting, params: ContractParams) -> dict[str, _Batch]:
@@ -306,19 +268,33 @@ def _failure(result: Any, total: int) -> Failure:
     )
 
 
-def make_self_contained(folder: Path, batches: Sequence[dict[str, object]]) -> None:
-    """Remove what pages of Great Expectations would fetch, and write the index.
+def _batch(title: str, frame: pd.DataFrame, results: Sequence[Any], failures: Sequence[Failure]) -> Batch:
+    """Return the checks of a batch for its page."""
+    least, greatest = frame.min(), frame.max()
+    broken = {(failure.check, failure.column): failure for failure in failures}
+    checks = []
+    for result in results:
+        check, limits = str(result.expectation_config.type), result.expectation_config.kwargs
+        column = str(limits["column"])
+        failure = broken.get((check, column))
+        checks.append(
+            Check(
+                column=column,
+                expected=expected(check, limits),
+                found=found(float(least[column]), float(greatest[column])),
+                failed=failure.count if failure else 0,
+                examples=_examples(result) if failure else (),
+            )
+        )
+    return Batch(title=title, rows=len(frame), checks=tuple(checks))
 
-    `batches` have `title`, `passed`, `held`, `checks` and `failures`.
-    """
-    pages = {path.parents[2].name: path for path in folder.glob("validations/*/*/*/*.html")}
-    for path in folder.rglob("*.html"):
-        text = path.read_text(encoding="utf-8")
-        path.write_text(_FETCHED.sub("", text).replace("</head>", f"{_STYLE}</head>"), encoding="utf-8")
-    rows = [
-        {**batch, "link": quote(str(pages[str(batch["title"])].relative_to(folder)))}
-        for batch in batches
-        if str(batch["title"]) in pages
-    ]
-    page = Environment(autoescape=True).from_string(_INDEX).render(batches=rows, style=_STYLE)
-    (folder / "index.html").write_text(page, encoding="utf-8")
+
+def _examples(result: Any) -> tuple[str, ...]:
+    """Return some rows that fail, rounded."""
+    rows = result.result.get("partial_unexpected_index_list") or []
+    values = result.result.get("partial_unexpected_list") or []
+    return tuple(f"row {row} is {_rounded(value)}" for row, value in zip(rows, values, strict=False))[:_EXAMPLES]
+
+
+def _rounded(value: Any) -> str:
+    return figure(float(value)) if isinstance(value, int | float) else str(value)

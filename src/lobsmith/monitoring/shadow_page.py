@@ -15,19 +15,42 @@ from lobsmith.evaluation.report.svg import ACCENT, BAD, GOOD, INK, MUTED, svg
 from lobsmith.files import write_atomic
 from lobsmith.online.answers import Answers, Compared
 from lobsmith.online.e_values import log_capital, predictable_bounds
-from lobsmith.online.evidence import LiveVerdict, compared_blocks, compared_horizons, losses
+from lobsmith.online.evidence import (
+    KEEP,
+    PROMOTE,
+    REJECT,
+    ROLL_BACK,
+    LiveVerdict,
+    compared_blocks,
+    compared_horizons,
+    e_value_text,
+    losses,
+)
 from lobsmith.params import PairedParams
 
 _TEMPLATE = "shadow.html.jinja"
 _NOTHING = Markup("")
 _SECTIONS = {
-    "decision": "Decision",
+    "decision": "What it rests on",
     "evidence": "Evidence by block",
     "losses": "Losses by horizon",
     "answers": "Answers and latency",
     "reading": "How to read this",
 }
-_FILTERS = (formatting.number, formatting.figure, formatting.count, formatting.percent, formatting.horizon)
+_DECIDED = {
+    PROMOTE: "{second} may take the place of {first}",
+    REJECT: "{second} is rejected, {first} stays",
+    ROLL_BACK: "{second} is to be rolled back to {first}",
+    KEEP: "{second} stays",
+}
+_FILTERS = (
+    formatting.number,
+    formatting.figure,
+    formatting.count,
+    formatting.percent,
+    formatting.horizon,
+    e_value_text,
+)
 
 Float = npt.NDArray[np.float64]
 
@@ -56,6 +79,11 @@ def render_shadow(verdict: LiveVerdict, compared: Compared, paired: PairedParams
         _TEMPLATE,
         _FILTERS,
         v=verdict,
+        first=first_of(verdict),
+        answer=answer(verdict),
+        tone=tone(verdict),
+        missing=missing(verdict, paired),
+        difference=difference_text(verdict),
         rows=_rows(compared, paired),
         evidence_plot=_plot_evidence(evidence, verdict.threshold),
         difference_plot=_plot_differences(differences, verdict),
@@ -88,6 +116,60 @@ def write_shadow(
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror}; give this user the right to it") from error
     return path
+
+
+def answer(verdict: LiveVerdict) -> str:
+    """Return the decision in one sentence."""
+    decided = _DECIDED.get(verdict.decision, "{second} is not decided yet")
+    return f"{decided.format(first=first_of(verdict), second=verdict.second)}: {verdict.reason}."
+
+
+def first_of(verdict: LiveVerdict) -> str:
+    """Return the name of the first version; `without_fallback` numbers the one that there is not by 0."""
+    return "no fallback" if verdict.first.endswith(" 0") else verdict.first
+
+
+def tone(verdict: LiveVerdict) -> str:
+    """Return the decision's tone: missing evidence is neither passed nor refused."""
+    if verdict.decision in (REJECT, ROLL_BACK):
+        return "refused"
+    if not verdict.blocks:
+        return "missing"
+    return "passed" if verdict.passed else "no-different"
+
+
+def missing(verdict: LiveVerdict, paired: PairedParams) -> str:
+    """Return what is missing for a comparison of losses and what comes next; empty once a block is judged."""
+    if verdict.blocks:
+        return ""
+    if not verdict.rows:
+        return "No row was put to both versions yet. Rows come from live clients: start one with lobsmith live."
+    if not verdict.compared:
+        return (
+            f"{formatting.count(verdict.rows)} rows came, none of which has an answer of both versions and a known "
+            "outcome. Outcomes follow their rows by the horizon; a version that never answers shows below."
+        )
+    if verdict.block_s is None:
+        return (
+            f"The first {paired.measure_s:,.0f} s of traffic fix the length of blocks, {verdict.watched_s:,.0f} s have "
+            "been watched. Blocks are judged from then on."
+        )
+    return f"No block of {verdict.block_s:,.0f} s is complete. The first is judged once its time has passed."
+
+
+def difference_text(verdict: LiveVerdict) -> str:
+    """Return the difference with as many ends of its interval as are known."""
+    if verdict.difference is None:
+        return "not known: no block is judged yet"
+    low, high = (None if end is None else formatting.number(end, 4, signed=True) for end in (verdict.low, verdict.high))
+    ends = f", between {low} and {high} at all times" if low and high else ", its interval is not known yet"
+    if low and not high:
+        ends = f", above {low} at all times"
+    if high and not low:
+        ends = f", below {high} at all times"
+    mean = "" if verdict.mean_difference is None else formatting.number(verdict.mean_difference, 4, signed=True)
+    plain = f"; plain mean {mean}" if mean else ""
+    return f"{formatting.number(verdict.difference, 4, signed=True)} nats a row{ends}{plain}"
 
 
 def _blocks(compared: Compared, paired: PairedParams, margin: float) -> tuple[Float, Float]:

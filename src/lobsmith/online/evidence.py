@@ -18,6 +18,7 @@ from lobsmith.verdict import Verdict
 
 _SURE = 3.0
 """Standard errors that a share of latencies must lie beyond its limit."""
+_MILLION = 1e6
 Float = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 PROMOTE, REJECT, WATCH = "promote", "reject", "keep watching"
@@ -302,4 +303,13 @@ def difference_text(evidence: Evidence) -> str:
     """Return the size of the difference and the number of blocks."""
     if evidence.location is None:
         return f"{evidence.blocks} blocks"
-    return f"{-evidence.location:+.5f} nats over {evidence.blocks} blocks"
+    return f"{-evidence.location:+.4f} nats over {evidence.blocks} blocks"
+
+
+def e_value_text(value: float) -> str:
+    """Return an e-value as far as its size means anything.
+
+    >>> e_value_text(0.0712), e_value_text(2.6e29)
+    ('0.0712', 'over a million')
+    """
+    return "over a million" if value > _MILLION else f"{value:.3g}"

@@ -21,6 +21,7 @@ from lobsmith.online.evidence import (
     compare_latency,
     compared_blocks,
     difference_text,
+    e_value_text,
     losses,
     summarise,
     unanswered,
@@ -122,7 +123,7 @@ def _by_losses(evidence: Evidence, threshold: float, params: RollbackParams) -> 
     if evidence.mean is None or evidence.location is None:
         return KEEP, "no limit is broken; nothing to compare with the fallback yet"
     summary = difference_text(_shifted(evidence, -params.margin))
-    summary += f" beside the fallback, e-value {evidence.worse:.3g} of {threshold:g}"
+    summary += f" beside the fallback, e-value {e_value_text(evidence.worse)} of {threshold:g}"
     if evidence.blocks >= params.minimum_blocks and evidence.worse >= threshold and evidence.mean < 0:
         return ROLL_BACK, f"its log-loss is worse than the fallback's: {summary}"
     return KEEP, f"no limit is broken: {summary}"

@@ -11,6 +11,7 @@ from lobsmith.online.evidence import (
     compare_latency,
     compared_blocks,
     difference_text,
+    e_value_text,
     summarise,
     too_slow,
     unanswered,
@@ -86,14 +87,13 @@ def decide(
     judged_s = evidence.blocks * (blocks.rule.length_s if blocks.rule else 0.0)
     enough = judged_s >= params.minimum_s and evidence.blocks >= params.minimum_blocks
     over = blocks.watched_s >= params.maximum_s
-    missing = ""
+    missing, difference = "", difference_text(evidence)
     if enough and evidence.worse >= threshold:
-        return (
-            REJECT,
-            f"its log-loss is worse: {difference_text(evidence)}, e-value {evidence.worse:.3g} of {threshold:g}",
-        )
+        worse = e_value_text(evidence.worse)
+        return REJECT, f"its log-loss is worse: {difference}, e-value {worse} of {threshold:g}"
     if enough and evidence.better >= threshold:
-        better = f"its log-loss is better: {difference_text(evidence)}, e-value {evidence.better:.3g} of {threshold:g}"
+        better = e_value_text(evidence.better)
+        better = f"its log-loss is better: {difference}, e-value {better} of {threshold:g}"
         if few_probes:
             missing = f"{better}, but latencies were not compared ({params.probes} probes of each are required)"
         elif evidence.mean is None or evidence.mean <= 0:
@@ -102,7 +102,7 @@ def decide(
             return PROMOTE, better
     if over:
         so_far = missing or f"it is no better after {blocks.watched_s:.0f} s: {difference_text(evidence)}"
-        return REJECT, f"{so_far}; e-value {evidence.better:.3g} of {threshold:g}"
+        return REJECT, f"{so_far}; e-value {e_value_text(evidence.better)} of {threshold:g}"
     if missing:
         return WATCH, missing
     if not enough:
@@ -111,6 +111,6 @@ def decide(
             f"{params.minimum_blocks} blocks and {params.minimum_s:g} s"
         )
     return WATCH, (
-        f"no evidence yet: {difference_text(evidence)}, e-values {evidence.better:.3g} better, "
-        f"{evidence.worse:.3g} worse, of {threshold:g}"
+        f"no evidence yet: {difference_text(evidence)}, e-values {e_value_text(evidence.better)} better, "
+        f"{e_value_text(evidence.worse)} worse, of {threshold:g}"
     )

@@ -12,9 +12,10 @@ import torch
 from lobsmith.compress import FP32, STEP
 from lobsmith.compress import MODEL as MODEL_FILE
 from lobsmith.compress.runtime import OnnxModel
+from lobsmith.errors import DataError
 from lobsmith.evaluation.assess import assess
 from lobsmith.evaluation.baselines import mean_outlook, predict_baselines, save_baselines, train_baselines
-from lobsmith.evaluation.report.render import render_report
+from lobsmith.evaluation.report.render import render_report, with_version
 from lobsmith.evaluation.results import EVALUATION, MODEL, REPORT, Evaluation
 from lobsmith.evaluation.stream import stream_predictions
 from lobsmith.evaluation.walk_forward import walk_forward
@@ -48,12 +49,15 @@ class Served(NamedTuple):
     step: Path | None = None
 
 
-def evaluate(params: Params, directory: Path, *, on_train: Progress | None = None) -> Evaluation:
+def evaluate(
+    params: Params, directory: Path, *, run: str | None = None, on_train: Progress | None = None
+) -> Evaluation:
     """Evaluate the exported model of a run on its held-out rows, walk forward, and write the report into its folder.
 
     Args:
         params: all of `params.yaml`.
         directory: the run's folder, with the datasets, the network and the exported model.
+        run: its name on the page; None outside a retrain.
         on_train: called with what is trained next.
     """
     parts = parts_of([load_dataset(path) for path in training_datasets(params, directory)], params.split)
@@ -71,6 +75,7 @@ def evaluate(params: Params, directory: Path, *, on_train: Progress | None = Non
         protocol=f"within the window: its newest {params.split.test:.0%} held out, purged",
         served=Served(load_network(directory / summary.network).network, summary.precision, directory / STEP),
         verdicts=(compression(summary, params.compress), walked),
+        run=run,
         on_train=on_train,
     )
 
@@ -86,6 +91,7 @@ def evaluate_model(
     protocol: str,
     served: Served | None = None,
     verdicts: tuple[Verdict, ...] = (),
+    run: str | None = None,
     on_train: Progress | None = None,
 ) -> Evaluation:
     """Measure an exported model and its baselines on the test rows of `held_out`; write figures, plots and the page.
@@ -100,6 +106,7 @@ def evaluate_model(
         protocol: how training and test rows relate.
         served: what the file was exported from; None for `trained`.
         verdicts: of other gates, for the report.
+        run: as in `evaluate`.
         on_train: called with the name of what is trained next.
     """
     dataset, rows = held_out.dataset, held_out.split.test
@@ -136,8 +143,22 @@ def evaluate_model(
     )
     write_atomic(directory / EVALUATION, msgspec.json.format(msgspec.json.encode(result)))
     _write_plots(directory, trained, result)
-    write_atomic(directory / REPORT, render_report(result, trained.history).encode())
+    write_atomic(directory / REPORT, render_report(result, trained.history, run=run).encode())
     return result
+
+
+def name_version(directory: Path, version: str) -> Path:
+    """Name the `model version` that was published on the page of a run; return the page's path.
+
+    Raises:
+        DataError: it cannot be read or written.
+    """
+    page = directory / REPORT
+    try:
+        write_atomic(page, with_version(page.read_text(encoding="utf-8"), version).encode())
+    except OSError as error:
+        raise DataError(f"{page}: {error.strerror}; the version is published, its page does not name it") from error
+    return page
 
 
 def attention_by_age(network: Network, rows: npt.NDArray[np.float32]) -> list[float]:

@@ -65,7 +65,7 @@ def build_features(params: Params, market: Path, directory: Path, tradable: Sequ
 
 
 def validate_features(params: Params, built: Built, directory: Path) -> Verdict:
-    """Check the features and labels of every instrument, and write their Data Docs.
+    """Check the features and labels of every instrument, and write their data docs.
 
     Returns:
         The verdict on the dataset to train on.

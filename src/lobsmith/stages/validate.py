@@ -33,7 +33,7 @@ class Validated(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def validate(params: Params, market: Path, directory: Path, *, allow_unpriced: bool = False) -> Validated:
-    """Check every instrument of a store; write `contract.json` and the Data Docs.
+    """Check every instrument of a store; write `contract.json` and the data docs.
 
     Args:
         params: all of `params.yaml`.

@@ -1,23 +1,22 @@
 """Texts of the evaluation page: numbers, intervals, and the outcomes that intervals decide."""
 
-import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from markupsafe import Markup
 
 from lobsmith.evaluation.results import AtConfidence, Calibration, Effect, Head, Interval
 from lobsmith.units import NS_PER_S
-from lobsmith.verdict import Verdict
 
 DASH = "—"
 BETTER, NO_DIFFERENT, WORSE, NOT_KNOWN = "better", "no different", "worse", "not known"
 FEW_BLOCKS = 50
 """Independent blocks below which a share is rough: half of 50 is known to within 14 points at best."""
 
-_LONGEST_EVIDENCE = 160
+_EXPONENT = re.compile(r"e(?:\+|(-))0*")
+_THOUSAND, _BILLION = 1000, 10**9
 
 
 def number(value: float | None, digits: int = 4, *, signed: bool = False) -> str:
@@ -30,8 +29,15 @@ def number(value: float | None, digits: int = 4, *, signed: bool = False) -> str
 
 
 def figure(value: float | None) -> str:
-    """Return a figure of unknown size with four significant digits."""
-    return number(value) if value is None or not math.isfinite(value) else f"{value:.4g}".replace("-", "−")
+    """Return a figure of unknown size with three significant digits.
+
+    >>> figure(0.75752), figure(1234567.0), figure(-2.98e-7)
+    ('0.758', '1,234,567', '−2.98e−7')
+    """
+    if value is None or not math.isfinite(value):
+        return number(value)
+    text = f"{value:,.0f}" if _THOUSAND <= abs(value) < _BILLION else f"{value:z.3g}"
+    return _EXPONENT.sub(r"e\1", text).replace("-", "−")
 
 
 def count(value: int | None) -> str:
@@ -67,7 +73,20 @@ def stacked(estimate: Interval | None, digits: int = 4, *, signed: bool = False)
 
 def horizon(milliseconds: int) -> str:
     """Return a horizon in milliseconds, or in seconds from one on."""
-    return f"{milliseconds} ms" if milliseconds < 1000 else f"{milliseconds / 1000:,g} s"
+    return f"{milliseconds} ms" if milliseconds < _THOUSAND else f"{milliseconds / _THOUSAND:,g} s"
+
+
+def horizons(milliseconds: Sequence[int]) -> str:
+    """Return horizons in one phrase, the unit once where it is the same.
+
+    >>> horizons([50, 100]), horizons([50, 100, 1000]), horizons([1000])
+    ('50 and 100 ms', '50 ms, 100 ms and 1 s', '1 s')
+    """
+    names = [horizon(each) for each in milliseconds]
+    units = {name.rpartition(" ")[2] for name in names}
+    if len(units) == 1:
+        names[:-1] = [name.rpartition(" ")[0] for name in names[:-1]]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def share_name(key: str) -> str:
@@ -76,8 +95,8 @@ def share_name(key: str) -> str:
 
 
 def moment(nanoseconds: int) -> str:
-    """Return a time in UTC to the second."""
-    return datetime.fromtimestamp(nanoseconds // NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """Return a time in UTC to the minute."""
+    return datetime.fromtimestamp(nanoseconds // NS_PER_S, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def outcome(difference: Interval) -> str:
@@ -87,29 +106,6 @@ def outcome(difference: Interval) -> str:
     if difference.high < 0:
         return BETTER
     return WORSE if difference.low > 0 else NO_DIFFERENT
-
-
-def decision(verdicts: Iterable[Verdict]) -> str:
-    """Return the outcome of all gates together."""
-    known = list(verdicts)
-    refused = [verdict.gate for verdict in known if not verdict.passed]
-    if not known:
-        return "No gate was evaluated."
-    if refused:
-        return f"Refused by {len(refused)} of {len(known)} gates: {', '.join(refused)}."
-    return f"Passed by all {len(known)} gates." if len(known) > 1 else "Passed by the only gate."
-
-
-def evidence(verdict: Verdict) -> str:
-    """Return the evidence of a verdict in one line."""
-    return "; ".join(f"{name} {_plain(value)}" for name, value in verdict.evidence.items()) or DASH
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-        return text if len(text) <= _LONGEST_EVIDENCE else text[: _LONGEST_EVIDENCE - 1] + "…"
-    return count(value) if isinstance(value, int) else figure(value)
 
 
 def calibrated(calibration: Calibration) -> str:
@@ -126,7 +122,8 @@ def calibration_text(calibration: Calibration) -> str:
 
 
 def few_blocks(direction: str, points: Sequence[AtConfidence]) -> str:
-    """Return which confidences in a direction cannot be judged; empty where all can."""
+    """Return which confidences in a direction cannot be judged, of those with rows; empty where all can."""
+    points = [point for point in points if point.rows]
     few = [point for point in points if point.blocks < FEW_BLOCKS]
     if not few:
         return ""
@@ -137,8 +134,10 @@ def few_blocks(direction: str, points: Sequence[AtConfidence]) -> str:
 
 
 def earnings(name: str, effects: Iterable[Effect]) -> str:
-    """Return at how many confidences of one horizon the interval of the net effect leaves out zero."""
-    nets = [effect.net_bps for effect in effects]
+    """Return at how many confidences with trades the interval of one horizon's net effect leaves out zero."""
+    nets = [effect.net_bps for effect in effects if effect.trades]
+    if not nets:
+        return f"{name}: no trades at any confidence."
     above, below = sum(net.low > 0 for net in nets), sum(net.high < 0 for net in nets)
     where = f"above zero at {above or 'none'} of {len(nets)} confidences, below zero at {below or 'none'}"
     return f"{name}: net of fees and spread, the interval lies {where}."

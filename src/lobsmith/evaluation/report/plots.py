@@ -96,7 +96,8 @@ def plot_reliability(name: str, calibrations: Sequence[Calibration]) -> Markup:
 
 
 def plot_confidence(name: str, points: Sequence[AtConfidence]) -> Markup:
-    """Draw precision and recall over confidence, by direction; hollow where too few blocks back the point."""
+    """Draw precision and recall where there are rows, over confidence; hollow where too few blocks back the point."""
+    points = [point for point in points if point.rows]
     if not points:
         return Markup("")
 

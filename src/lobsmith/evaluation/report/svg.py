@@ -9,10 +9,10 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-_COLOURS = ("ink", "muted", "grid", "paper", "accent", "good", "bad", "down", "still", "up")
+_COLOURS = ("ink", "muted", "grid", "paper", "accent", "good", "bad", "down", "still", "up", "warn")
 """The page's colours; matplotlib draws a stand-in for each, which `svg` replaces."""
-INK, MUTED, GRID, PAPER, ACCENT, GOOD, BAD, DOWN, STILL, UP = (f"#0{n:x}0{n:x}0{n:x}" for n in range(1, 11))
-_STAND_IN = re.compile(r"(fill|stroke): #(0[1-9a])\2\2")
+INK, MUTED, GRID, PAPER, ACCENT, GOOD, BAD, DOWN, STILL, UP, WARN = (f"#0{n:x}0{n:x}0{n:x}" for n in range(1, 12))
+_STAND_IN = re.compile(r"(fill|stroke): #(0[1-9ab])\2\2")
 
 _STYLE: Any = {
     "font.size": 9.5,

@@ -12,9 +12,8 @@ from lobsmith.monitoring.drift.history import PastCheck
 
 _TEMPLATE = "drift.html.jinja"
 _SECTIONS = {
-    "verdict": "Verdict",
-    "moved": "What moved most",
     "kinds": "Three kinds of drift",
+    "moved": "What moved most",
     "null": "Null distribution",
     "time": "Over time",
     "loss": "Loss over time",
@@ -26,6 +25,12 @@ _KINDS = {
     Kind.COVARIATE: "rows: have the features another distribution than in the training window?",
     Kind.PREDICTION: "answers: has their distribution changed?",
     Kind.CONCEPT: "outcomes: do the answers cost more than before?",
+}
+_TONES = {
+    Finding.DRIFT: "refused",
+    Finding.MISSING: "missing",
+    Finding.NO_DRIFT: "passed",
+    Finding.INSUFFICIENT: "not-known",
 }
 _NAMED = 3
 _DRAWN = {Kind.COVARIATE: 6, Kind.PREDICTION: 3, Kind.CONCEPT: 3}
@@ -49,6 +54,7 @@ def render_drift(content: Content) -> str:
         check=check,
         headline=headline(check),
         tone=_tone(check),
+        tones=_TONES,
         mode=content.changes[-1] if content.changes else None,
         kinds=[(kind, question, check.of(kind)) for kind, question in _KINDS.items()],
         shifts=[
@@ -70,26 +76,25 @@ def render_drift(content: Content) -> str:
 
 
 def headline(check: DriftCheck) -> str:
-    """Return the findings in one line, unknown kinds included."""
+    """Return the findings in one sentence, unknown kinds included."""
     by = {finding: [kind for kind in Kind if _finding(check, kind) is finding] for finding in Finding}
     parts = []
     for kind in by[Finding.DRIFT]:
         verdict = check.of(kind)
         names = [shift.name for shift in verdict.moved[:_NAMED]] if verdict else []
-        parts.append(
-            f"{kind.value.capitalize()} drift: {_listed(names)} moved most" if names else f"{kind.value} drift"
-        )
+        parts.append(f"{kind.value} drift: {_listed(names)} moved most" if names else f"{kind.value} drift")
     if by[Finding.NO_DRIFT]:
-        parts.append(f"No {' drift, no '.join(kind.value for kind in by[Finding.NO_DRIFT])} drift")
+        parts.append(f"no {' drift, no '.join(kind.value for kind in by[Finding.NO_DRIFT])} drift")
     parts += [
-        f"{finding.value.capitalize()}: {_listed([kind.value for kind in by[finding]])} drift unknown"
+        f"{_listed([kind.value for kind in by[finding]])} drift unknown: {finding.value}"
         for finding in (Finding.MISSING, Finding.INSUFFICIENT)
         if by[finding]
     ]
     unchecked = [kind.value for kind in Kind if check.of(kind) is None]
     if unchecked:
-        parts.append(f"Not checked: {_listed(unchecked)} drift")
-    return ". ".join(part[0].upper() + part[1:] for part in parts) + "."
+        parts.append(f"{_listed(unchecked)} drift not checked")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def drift_since(check: DriftCheck, earlier: Sequence[PastCheck]) -> int | None:
@@ -109,10 +114,10 @@ def drift_since(check: DriftCheck, earlier: Sequence[PastCheck]) -> int | None:
 
 
 def span(verdict: DriftVerdict, which: str) -> str:
-    """Return the receive times of a verdict's `reference` or `recent` rows as text."""
+    """Return the receive times of a verdict's `reference` or `recent` rows as text; empty where not known."""
     first, last = getattr(verdict, f"{which}_from_ns"), getattr(verdict, f"{which}_until_ns")
     if first is None or last is None:
-        return formatting.DASH
+        return ""
     (day, start, _), (until, end, zone) = formatting.moment(first).split(), formatting.moment(last).split()
     return f"{day} {start} to {end if day == until else f'{until} {end}'} {zone}"
 
@@ -124,8 +129,9 @@ def _finding(check: DriftCheck, kind: Kind) -> Finding | None:
 
 def _tone(check: DriftCheck) -> str:
     findings = [_finding(check, kind) for kind in Kind]
-    if Finding.DRIFT in findings or Finding.MISSING in findings:
-        return "refused"
+    worst = next((finding for finding in (Finding.DRIFT, Finding.MISSING) if finding in findings), None)
+    if worst is not None:
+        return _TONES[worst]
     return "passed" if all(finding is Finding.NO_DRIFT for finding in findings) else "no-different"
 
 

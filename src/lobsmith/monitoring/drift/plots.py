@@ -1,7 +1,8 @@
 """Plots of the page of a drift check."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -13,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from lobsmith.drift.verdict import DriftCheck, DriftVerdict, FeatureShift, Finding, Kind
 from lobsmith.evaluation.report.formatting import figure as figure_text
 from lobsmith.evaluation.report.formatting import horizon, number
-from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, svg
+from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, WARN, svg
 from lobsmith.monitoring.accuracy import VersionAccuracy
 from lobsmith.monitoring.drift.content import PageChange
 from lobsmith.monitoring.drift.history import PastCheck, PastVerdict, as_line
@@ -26,10 +27,10 @@ _BY_FINDING = {
     Finding.DRIFT: (BAD, "o", BAD),
     Finding.NO_DRIFT: (GOOD, "o", GOOD),
     Finding.INSUFFICIENT: (MUTED, "o", PAPER),
-    Finding.MISSING: (BAD, "x", BAD),
+    Finding.MISSING: (WARN, "x", WARN),
 }
 """Colour, marker and fill."""
-_BY_MODE = {"normal": GOOD, "conservative": DOWN, "paused": BAD}
+_BY_MODE = {"normal": GOOD, "conservative": WARN, "paused": BAD}
 _NORMAL = "normal"
 _LEAST_P = 1e-4
 
@@ -80,21 +81,34 @@ def plot_null(verdict: DriftVerdict) -> Markup:
 
 
 def plot_history(check: DriftCheck, earlier: Sequence[PastCheck], changes: Sequence[PageChange]) -> Markup:
-    """Draw the findings, the discriminator's AUC and the p-values of past checks, over the modes."""
+    """Draw the findings of past checks over the modes, and where known the discriminator's AUC and the p-values; the
+    first check has no history.
+    """
+    if not earlier:
+        return _NOTHING
     lines = [*earlier, as_line(check, "", None)]
+    auc = [(at, verdict.value) for at, verdict in _of(lines, Kind.COVARIATE) if verdict.value is not None]
+    p_values = {
+        kind: [(at, max(verdict.p_value, _LEAST_P)) for at, verdict in _of(lines, kind) if verdict.p_value is not None]
+        for kind in Kind
+    }
+    drawn = [_findings_of(lines)]
+    if auc:
+        drawn.append(_statistics_of(auc))
+    if any(p_values.values()):
+        drawn.append(_p_values_of(p_values, max((verdict.level for verdict in check.verdicts), default=0.0)))
 
     def draw(figure: Figure) -> None:
-        above, middle, below = figure.subplots(3, 1, sharex=True, height_ratios=(1.1, 1, 1.2))
-        for axes in (above, middle, below):
+        panels = np.atleast_1d(figure.subplots(len(drawn), 1, sharex=True))
+        for axes, draw_panel in zip(panels, drawn, strict=True):
             _modes(axes, lines[0].looked_ns, lines[-1].looked_ns, changes)
-        _findings(above, lines)
-        _statistics(middle, below, lines)
-        _time_axis(below)
-        handles, labels = above.get_legend_handles_labels()
-        more, names = below.get_legend_handles_labels()
-        figure.legend(handles + more, labels + names, loc="outside lower center", ncols=3, fontsize=8.5)
+            draw_panel(axes)
+        _time_axis(panels[-1])
+        named = [pair for axes in panels for pair in zip(*axes.get_legend_handles_labels(), strict=True)]
+        handles, labels = zip(*named, strict=True)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8.5)
 
-    return svg("history", f"Findings of {len(lines)} checks", 5.0, draw)
+    return svg("history", f"Findings of {len(lines)} checks", 1.4 + 1.2 * len(drawn), draw)
 
 
 def plot_losses(losses: Sequence[Sequence[VersionAccuracy]]) -> Markup:
@@ -132,51 +146,51 @@ def _modes(axes: Axes, first_ns: int, last_ns: int, changes: Sequence[PageChange
             axes.axvspan(_time(start), _time(end), color=colour, alpha=0.13, linewidth=0)
 
 
-def _findings(axes: Axes, lines: Sequence[PastCheck]) -> None:
+def _findings_of(lines: Sequence[PastCheck]) -> Callable[[Axes], None]:
     kinds = list(Kind)
-    for finding, (colour, marker, inside) in _BY_FINDING.items():
-        places = [(line, y) for line in lines for y, kind in enumerate(kinds) if _finding(line, kind) is finding]
-        if places:
-            times, heights = [_time(line.looked_ns) for line, _ in places], [y for _, y in places]
-            axes.plot(
-                times,
-                heights,
-                color=colour,
-                label=finding.value,
-                marker=marker,
-                markersize=4,
-                markerfacecolor=inside,
-                linestyle="",
-            )
-    axes.set_yticks(range(len(kinds)), [kind.value for kind in kinds])
-    axes.set_ylim(len(kinds) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
+
+    def draw(axes: Axes) -> None:
+        for finding, (colour, marker, inside) in _BY_FINDING.items():
+            places = [(line, y) for line in lines for y, kind in enumerate(kinds) if _finding(line, kind) is finding]
+            if places:
+                times, heights = [_time(line.looked_ns) for line, _ in places], [y for _, y in places]
+                style: dict[str, Any] = {"marker": marker, "markersize": 4, "markerfacecolor": inside, "linestyle": ""}
+                axes.plot(times, heights, color=colour, label=finding.value, **style)
+        axes.set_yticks(range(len(kinds)), [kind.value for kind in kinds])
+        axes.set_ylim(len(kinds) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+
+    return draw
 
 
-def _statistics(auc: Axes, p_value: Axes, lines: Sequence[PastCheck]) -> None:
-    verdicts = [(line.looked_ns, line.of(Kind.COVARIATE)) for line in lines]
-    known = [
-        (_time(at), verdict.value) for at, verdict in verdicts if verdict is not None and verdict.value is not None
-    ]
-    auc.plot([at for at, _ in known], [value for _, value in known], color=ACCENT, marker=".", linewidth=0.9)
-    auc.axhline(0.5, color=INK, linewidth=0.8, linestyle="--")
-    auc.set(ylabel="AUC of rows")
-    for kind, colour in _BY_KIND.items():
-        verdicts = [(line.looked_ns, line.of(kind)) for line in lines]
-        known = [
-            (_time(at), verdict.p_value)
-            for at, verdict in verdicts
-            if verdict is not None and verdict.p_value is not None
-        ]
-        if known:
-            times, values = [at for at, _ in known], [max(p, _LEAST_P) for _, p in known]
-            p_value.plot(times, values, color=colour, marker=".", linewidth=0.9, label=f"p of {kind.value}")
-    levels = [verdict.level for line in lines[-1:] for verdict in line.verdicts if verdict.level > 0]
-    if levels:
-        p_value.axhline(max(levels), color=INK, linewidth=0.8, linestyle="--", label="level")
-    p_value.set(yscale="log", ylabel="p-value", ylim=(None, 1.5))
-    p_value.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    p_value.yaxis.set_minor_formatter(NullFormatter())
+def _statistics_of(auc: Sequence[tuple[float, float]]) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        axes.plot([at for at, _ in auc], [value for _, value in auc], color=ACCENT, marker=".", linewidth=0.9)
+        axes.axhline(0.5, color=INK, linewidth=0.8, linestyle="--")
+        axes.set(ylabel="AUC of rows")
+
+    return draw
+
+
+def _p_values_of(p_values: Mapping[Kind, Sequence[tuple[float, float]]], level: float) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        for kind, known in p_values.items():
+            if known:
+                times, values = [at for at, _ in known], [p for _, p in known]
+                label = f"p of {kind.value}"
+                axes.plot(times, values, color=_BY_KIND[kind], marker=".", linewidth=0.9, label=label)
+        if level > 0:
+            axes.axhline(level, color=INK, linewidth=0.8, linestyle="--", label="level")
+        axes.set(yscale="log", ylabel="p-value", ylim=(None, 1.5))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+    return draw
+
+
+def _of(lines: Sequence[PastCheck], kind: Kind) -> list[tuple[float, PastVerdict]]:
+    """Return the times and verdicts of the checks on a kind."""
+    return [(_time(line.looked_ns), verdict) for line in lines if (verdict := line.of(kind)) is not None]
 
 
 def _finding(line: PastCheck, kind: Kind) -> Finding | None:

@@ -83,6 +83,16 @@ def log_run(
     return RunRef(run_id, model_uri, version)
 
 
+def log_again(workspace: Workspace, run_id: str, path: Path) -> None:
+    """Replace a file that is kept with a run.
+
+    Raises:
+        ReleaseError: the store cannot be reached, is locked, or refused the call.
+    """
+    with mlflow_store(workspace) as client:
+        client.log_artifact(run_id, str(path))
+
+
 def already_trained(workspace: Workspace, model: str, window: str) -> Registered | None:
     """Return the newest registered version with a training's recipe that has a status (tag `serving`).
 
