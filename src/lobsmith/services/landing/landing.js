@@ -27,6 +27,11 @@
     await poll();
     running = false;
   };
-  setInterval(turn, PERIOD_MS);
+  const loop = async () => {
+    const begun = performance.now();
+    await turn();
+    setTimeout(loop, Math.max(0, PERIOD_MS - (performance.now() - begun)));
+  };
+  setTimeout(loop, PERIOD_MS);
   document.addEventListener("visibilitychange", turn);
 })();
