@@ -86,7 +86,7 @@ def demonstrate_drift(workspace: Workspace, settings: Mapping[str, Any], *, as_j
         own = _new_workspace(workspace)
         changes = {**_SETTINGS, **settings}
         params = load_params(own.params, changes)
-        with prefect(own):
+        with prefect(own, "lobsmith.pipelines.retrain"):
             from lobsmith.pipelines.retrain import retrain
 
             retrain(str(own.root), None, changes)

@@ -196,8 +196,9 @@ def load_params(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         ParamsError: the file is missing, is not YAML, lacks a key, has an unknown one, or a value is out of range.
     """
+    path = Path(path)
     try:
-        table = yaml.load(Path(path).read_text(), _LOADER)  # noqa: S506 - it is a safe one
+        table = yaml.load(path.read_text(), _LOADER)  # noqa: S506 - it is a safe one
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; `lobsmith init` writes one, --root names a project") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

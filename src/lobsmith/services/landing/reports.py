@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 
 from lobsmith.drift.verdict import Finding
-from lobsmith.evaluation.report.formatting import decision
+from lobsmith.evaluation.report.headline import headline
 from lobsmith.evaluation.results import EVALUATION, REPORT, Evaluation
 from lobsmith.monitoring.drift import history
 from lobsmith.release.version.names import candidate_model
@@ -35,8 +35,8 @@ def _evaluation(workspace: Workspace) -> ReportLine:
         missing = "none yet: lobsmith retrain evaluates each network that it trains"
         return ReportLine(kind="evaluation", summary=missing, tone=Tone.MISSING)
     try:
-        verdicts = msgspec.json.decode((page.parent / EVALUATION).read_bytes(), type=Evaluation).verdicts
-        passed, summary = all(verdict.passed for verdict in verdicts), decision(verdicts)
+        evaluation = msgspec.json.decode((page.parent / EVALUATION).read_bytes(), type=Evaluation)
+        passed, summary = all(verdict.passed for verdict in evaluation.verdicts), headline(evaluation).text
     except (OSError, msgspec.MsgspecError):
         passed, summary = True, "without figures that this release can read."
     tone = None if passed else Tone.WRONG
