@@ -58,7 +58,7 @@ def test_services_start_in_order_and_stop_in_reverse(root: Path) -> None:
         assert marked(str(root)) == []
 
 
-@pytest.mark.parametrize("display", ["Lines", "JsonLines"])
+@pytest.mark.parametrize("display", ["Lines('http://127.0.0.1:8003')", "JsonLines()"])
 def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone(root: Path, display: str) -> None:
     code = (
         "import signal, sys, time\n"
@@ -72,8 +72,8 @@ def test_services_go_on_and_end_in_order_where_the_reader_of_the_output_has_gone
         "import json, sys; from pathlib import Path; from lobsmith.cli import up_table; "
         "from lobsmith.services.supervisor import supervise; from lobsmith.workspace import Workspace; "
         "from tests.services.stand_ins import service; root = Path(sys.argv[1]); "
-        f"display = up_table.{display}(); services = [service(root, entry) for entry in json.loads(sys.argv[2])]\n"
-        "supervise(Workspace(root), services, on_change=display.change, on_tick=display.tick)"
+        f"display = up_table.{display}; services = [service(root, entry) for entry in json.loads(sys.argv[2])]\n"
+        "with display: supervise(Workspace(root), services, on_change=display.change, on_tick=display.tick)"
     )
     reader, writer = os.pipe()
     os.close(reader)

@@ -150,14 +150,16 @@ class Lines(AbstractContextManager["Lines"]):
     Without rich, which ends the process at a broken pipe.
     """
 
-    def __init__(self, page: str) -> None:
+    def __init__(self, page: str = "") -> None:
         self._page = page
         self._ready = False
 
     def __enter__(self) -> "Lines":
         """Print the address."""
         if self._page:
-            click.echo(f"open {self._page}")
+            # Services go on where the reader of the output has gone.
+            with suppress(OSError):
+                click.echo(f"open {self._page}")
         return self
 
     def __exit__(self, *error: object) -> None:
