@@ -15,7 +15,7 @@ import yaml
 import lobsmith
 from lobsmith import FeatureStream, LobsmithError, Workspace, open_stream, predict, read_features
 from lobsmith.errors import DataError, ParamsError, ServingError, UntrainedInstrumentError
-from lobsmith.features.dataset import read_dataset
+from lobsmith.features.captured import read_dataset
 from lobsmith.features.definitions import NAMES
 from lobsmith.market.instrument import Instrument
 from lobsmith.market.simulator import simulate

@@ -36,6 +36,8 @@ class Interrupted:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                # A shell's background jobs ignore SIGINT, and so would this process.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
     def wait_for(self, text: str) -> None:

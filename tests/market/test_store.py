@@ -234,7 +234,6 @@ def test_one_failing_symbol_does_not_fail_the_rest(tmp_path: Path) -> None:
     [
         ({"source": "captures"}, "data.captures"),
         ({"source": "captures", "captures": ("absent-*.gz",)}, "absent-"),
-        ({"source": "magic"}, "data.source"),
     ],
 )
 def test_ingest_names_the_parameter_that_is_wrong(tmp_path: Path, changes: dict[str, object], message: str) -> None:

@@ -136,7 +136,7 @@ def test_the_verdict_of_live_traffic_moves_the_aliases(workspace, worse_by, deci
     result = shadow(workspace)
     assert (result.decision, result.verdict.rows) == (decision, ROWS)
     page = shadow_path(workspace.reports, result.verdict, DEPLOYMENT, manifest.version)
-    assert f">{decision}</p>" in page.read_text()
+    assert f": {decision}</title>" in page.read_text()
     now, repository = alias_targets(workspace, "toy"), Repository.of(workspace)
     tags = registered(workspace, "toy", challenger.version).tags
     assert f'"decision":"{decision}"' in tags[SHADOW]

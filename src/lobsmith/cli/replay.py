@@ -72,7 +72,8 @@ def replay(
     """
     from msgspec.structs import replace
 
-    from lobsmith.features.dataset import build_dataset, read_dataset
+    from lobsmith.features.captured import read_dataset
+    from lobsmith.features.dataset import build_dataset
     from lobsmith.market.simulator import Dynamics, simulate
     from lobsmith.monitoring.log.writer import Source
     from lobsmith.trading.replay import replay as replay_rows

@@ -1,6 +1,6 @@
 """Data sets: rows with labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from lobsmith.features.stream import FeatureStream, Rows
 from lobsmith.files import write_atomic
 from lobsmith.market.events import Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.readers import read_captures
 from lobsmith.market.session import Fingerprint, Session
 from lobsmith.params import Params, WindowParams
 from lobsmith.units import NS_PER_S
@@ -64,16 +63,6 @@ class _About(Struct, frozen=True, forbid_unknown_fields=True):
 def build_dataset(session: Session, params: Params) -> Dataset:
     """Compute features and labels of a session."""
     return dataset_of(session.instrument, [session.events], params)
-
-
-def read_dataset(paths: Sequence[Path], params: Params) -> Dataset:
-    """Compute features and labels of captured files of one instrument, in order as one stream.
-
-    Raises:
-        CaptureError: a file cannot be used.
-        DataError: no files were given.
-    """
-    return build_dataset(read_captures(paths, params.data.screen), params)
 
 
 def dataset_of(instrument: Instrument, parts: Iterable[Events], params: Params) -> Dataset:

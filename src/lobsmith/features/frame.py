@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lobsmith.features.dataset import Dataset, read_dataset
+from lobsmith.features.captured import read_dataset
+from lobsmith.features.dataset import Dataset
 from lobsmith.features.definitions import DIRECTIONS, NAMES
 from lobsmith.params import Params, load_params
 from lobsmith.workspace import Workspace

@@ -14,7 +14,6 @@ from lobsmith.features.normaliser import normaliser_dtype
 from lobsmith.market.book import new_book
 from lobsmith.market.events import END, TICKER, Events
 from lobsmith.market.instrument import Instrument
-from lobsmith.market.readers import open_captures
 from lobsmith.market.session import without_restated
 from lobsmith.params import FeatureParams, Params, load_params
 from lobsmith.workspace import Workspace
@@ -153,6 +152,9 @@ class FeatureStream:
             CaptureError: a file cannot be used.
             ParamsError: there is no project, or its parameters are wrong.
         """
+        # Polars, which readers import, starts threads: they do not survive the fork of a flow run.
+        from lobsmith.market.readers import open_captures
+
         params = params or load_params(Workspace.find(root).params)
         feed = open_captures([Path(file) for file in files], params.data.screen)
         stream: FeatureStream | None = None

@@ -10,7 +10,8 @@ from lobsmith.compress.export import export_onnx
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import TrainingError
 from lobsmith.evaluation.results import Evaluation
-from lobsmith.features.dataset import Dataset, file_stem, read_dataset
+from lobsmith.features.captured import read_dataset
+from lobsmith.features.dataset import Dataset, file_stem
 from lobsmith.market.venues.formats import group_by_instrument
 from lobsmith.models.networks.registry import architecture
 from lobsmith.models.split import Split, split, train_only, usable_rows

@@ -9,7 +9,7 @@ from lobsmith.compress import MODEL
 from lobsmith.compress.runtime import OnnxModel
 from lobsmith.errors import DataError, ServingError
 from lobsmith.evaluation.stream import stream_predictions
-from lobsmith.features.dataset import read_dataset
+from lobsmith.features.captured import read_dataset
 from lobsmith.features.frame import outcomes
 from lobsmith.params import Params, load_params
 from lobsmith.release.repository.repository import Repository

@@ -1,6 +1,7 @@
 """What is made of a log: scores, a Parquet file, an age limit, the commands."""
 
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -29,6 +30,7 @@ from tests.monitoring.logged import (
     random_probabilities,
     writer,
 )
+from tests.small import params_file
 
 DAY_NS = 86_400_000_000_000
 
@@ -145,6 +147,7 @@ def test_commands(path, tmp_path) -> None:
 
 
 def test_commands_without_a_log_say_so(tmp_path) -> None:
+    shutil.copy(params_file(), tmp_path / "params.yaml")
     result = CliRunner().invoke(cli, ["--root", str(tmp_path), "predictions", "describe", "--model", "lob"])
     assert result.exit_code == 1
     assert "no prediction log" in result.output
