@@ -178,11 +178,13 @@ def enough_judged(installation: Installation, version: int) -> dict[str, Any] | 
     return evidence if evidence["blocks"] >= installation.params.shadow.minimum_blocks else None
 
 
-def drifted(workspace: Workspace) -> history.PastCheck | None:
-    """Return the newest check once it has found covariate drift."""
-    newest = history.newest(history.read(workspace, MODEL))
-    covariate = newest.of(Kind.COVARIATE) if newest else None
-    return newest if covariate and covariate.finding is Finding.DRIFT else None
+def drifted(workspace: Workspace) -> Path | None:
+    """Return the page of the newest check that has found covariate drift and has a page; it comes after the check."""
+    for check in reversed(history.read(workspace, MODEL)):
+        covariate, path = check.of(Kind.COVARIATE), history.reports(workspace, MODEL) / check.folder / history.PAGE
+        if covariate and covariate.finding is Finding.DRIFT and path.is_file():
+            return path
+    return None
 
 
 def poisoned(installation: Installation, folder: Path) -> int:
@@ -286,8 +288,8 @@ def test_the_lifecycle_turns_by_itself(installation: Installation, tmp_path: Pat
         report(f"{mode.mode}: {mode.reason}; {mode.last_look}")
         assert mode.mode is Mode.CONSERVATIVE
         assert mode.reason.startswith(("drift in one check", "nothing is known"))
-        newest = installation.eventually("the check that found it has its page", lambda: drifted(workspace), 240)
-        page.open((history.reports(workspace, MODEL) / newest.folder / history.PAGE).as_uri())
+        found = installation.eventually("the check that found it has its page", lambda: drifted(workspace), 240)
+        page.open(found.as_uri())
         text = page.run("document.body.innerText")
         assert "conservative" in text.lower(), text[:2000]
         assert re.search(r"Covariate drift: (bid|ask)_size_\d", text), text[:2000]
