@@ -7,7 +7,8 @@ import numpy as np
 from msgspec.structs import replace
 
 from lobsmith.evaluation import results as ev
-from lobsmith.evaluation.results import DIRECTIONS, MAJORITY, MODEL, Interval
+from lobsmith.evaluation.results import MAJORITY, MODEL, Interval
+from lobsmith.features.definitions import DIRECTIONS
 from lobsmith.market.instrument import Instrument
 from lobsmith.verdict import Verdict
 

@@ -9,9 +9,9 @@ from lobsmith.errors import DataError
 from lobsmith.evaluation.assess import CONFIDENCES, Assessment, assess, effect
 from lobsmith.evaluation.calibration import calibration_floor
 from lobsmith.evaluation.metrics import OUTPUTS, expected_calibration_error
-from lobsmith.evaluation.results import DIRECTIONS, MAJORITY, MODEL, Evaluation
+from lobsmith.evaluation.results import MAJORITY, MODEL, Evaluation
 from lobsmith.features.dataset import Dataset
-from lobsmith.features.definitions import COUNT, NAMES
+from lobsmith.features.definitions import COUNT, DIRECTIONS, NAMES
 from lobsmith.features.labels import UNKNOWN, direction_labels, targets
 from lobsmith.features.stream import Rows
 from lobsmith.market.instrument import Instrument

@@ -11,7 +11,8 @@ from lobsmith.evaluation.report import formatting
 from lobsmith.evaluation.report.evidence import listed
 from lobsmith.evaluation.report.headline import headline
 from lobsmith.evaluation.report.render import render_report, with_version
-from lobsmith.evaluation.results import DIRECTIONS, MODEL, Interval
+from lobsmith.evaluation.results import MODEL, Interval
+from lobsmith.features.definitions import DIRECTIONS
 from lobsmith.verdict import Verdict
 from tests.evaluations import BASELINES, HORIZONS, compared, history, realistic
 

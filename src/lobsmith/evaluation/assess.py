@@ -20,7 +20,6 @@ from lobsmith.evaluation.metrics import (
     reliability,
 )
 from lobsmith.evaluation.results import (
-    DIRECTIONS,
     MODEL,
     AtConfidence,
     Calibration,
@@ -33,7 +32,7 @@ from lobsmith.evaluation.results import (
     Interval,
 )
 from lobsmith.features.dataset import Dataset
-from lobsmith.features.definitions import NAMES
+from lobsmith.features.definitions import DIRECTIONS, NAMES
 from lobsmith.features.labels import DOWN, UNKNOWN, UP
 from lobsmith.units import NS_PER_MS, NS_PER_S
 

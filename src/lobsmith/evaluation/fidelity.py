@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from lobsmith.evaluation.bootstrap import block_length, block_sums, blocks, bootstrap_intervals, correlation_time
 from lobsmith.evaluation.metrics import log_losses, mcc
-from lobsmith.evaluation.results import DIRECTIONS, Interval
+from lobsmith.evaluation.results import Interval
 from lobsmith.features.dataset import Dataset
+from lobsmith.features.definitions import DIRECTIONS
 from lobsmith.units import NS_PER_MS
 
 _MINIMUM_BLOCK_S = 1.0

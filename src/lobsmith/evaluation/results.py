@@ -11,7 +11,6 @@ from lobsmith.verdict import Verdict
 EVALUATION, REPORT = "evaluation.json", "report.html"
 """Files in a run's folder: figures, page."""
 MODEL, MAJORITY, RECENT = "model", "base rate", "recent base rate"
-DIRECTIONS = ("down", "unchanged", "up")
 
 
 class Interval(Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lobsmith.evaluation.report.formatting import BETTER, FEW_BLOCKS, NO_DIFFERENT, WORSE, number, outcome
 from lobsmith.evaluation.report.svg import ACCENT, BAD, DOWN, GOOD, INK, MUTED, PAPER, STILL, UP, svg
-from lobsmith.evaluation.results import DIRECTIONS, MODEL, AtConfidence, Calibration, Comparison
+from lobsmith.evaluation.results import MODEL, AtConfidence, Calibration, Comparison
+from lobsmith.features.definitions import DIRECTIONS
 
 if TYPE_CHECKING:
     from lobsmith.models.trainer import Epoch

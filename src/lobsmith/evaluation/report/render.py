@@ -13,7 +13,6 @@ from lobsmith.evaluation.report.evidence import listed
 from lobsmith.evaluation.report.headline import headline
 from lobsmith.evaluation.report.page import render
 from lobsmith.evaluation.results import (
-    DIRECTIONS,
     MODEL,
     AtConfidence,
     Calibration,
@@ -24,6 +23,7 @@ from lobsmith.evaluation.results import (
     HorizonMetrics,
     Interval,
 )
+from lobsmith.features.definitions import DIRECTIONS
 
 if TYPE_CHECKING:
     from lobsmith.models.trainer import Epoch

@@ -26,7 +26,6 @@ from lobsmith.params import Params
 from lobsmith.process import run_module
 from lobsmith.workspace import Workspace
 
-DIRECTIONS = ("down", "unchanged", "up")
 PREDICTED, PROBABILITY, TARGET = "prediction", "probability", "target"
 """Arrays of a side besides its rows: int8 [M], float32 [M, 3], int8 [M]; -1 where there is none."""
 

@@ -26,8 +26,9 @@ from evidently.sdk.models import ProjectModel  # noqa: E402
 from evidently.tests import gte  # noqa: E402
 from evidently.ui.storage.local.base import PROJECT_FILE_NAME, SNAPSHOTS_DIR_NAME  # noqa: E402
 
+from lobsmith.features.definitions import DIRECTIONS  # noqa: E402
 from lobsmith.files import exclusive_lock, write_atomic  # noqa: E402
-from lobsmith.monitoring.drift.evidently import DIRECTIONS, PREDICTED, PROBABILITY, TARGET, Drawn, Job  # noqa: E402
+from lobsmith.monitoring.drift.evidently import PREDICTED, PROBABILITY, TARGET, Drawn, Job  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -28,11 +28,11 @@ import pyarrow as pa
 from adbc_driver_sqlite import dbapi
 
 from lobsmith.errors import PredictionLogError
+from lobsmith.features.definitions import DIRECTIONS
 from lobsmith.files import fsync_directory
 
 SCHEMA = 3
 _APPLICATION = 0x4C4F4253  # "LOBS", in the header of the file
-_DIRECTIONS = ("down", "unchanged", "up")
 _PAGE_BYTES = 8192
 _BATCH_ROWS = 65_536
 
@@ -48,7 +48,7 @@ _LACKING = {1: (_RAW_ROWS, _ENDINGS), 2: (_ENDINGS,)}
 
 def probability_columns(horizons_ms: tuple[int, ...]) -> list[str]:
     """Return the names of the 3 H columns of probabilities, in the order of a row of float32 [H, 3]."""
-    return [f"p_{direction}_{horizon}ms" for horizon in horizons_ms for direction in _DIRECTIONS]
+    return [f"p_{direction}_{horizon}ms" for horizon in horizons_ms for direction in DIRECTIONS]
 
 
 def label_columns(horizons_ms: tuple[int, ...]) -> list[str]:
